@@ -1,0 +1,107 @@
+"""One request, from the door to its record. Every room reads from and writes to the `Call`; nothing else travels."""
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from engine.config.snapshot import Model, Policy, Snapshot, Target
+    from engine.wire.usage import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who pays and what is allowed. `models` are globs over model names; None allows all."""
+
+    key_id: str
+    user_id: str
+    role: str = "user"
+    name: str = ""
+    last4: str = ""
+    models: tuple[str, ...] | None = None
+    scopes: frozenset[str] = frozenset({"inference"})
+    expires_at: float | None = None
+    unlimited: bool = False
+    """True for the key of GATEWAYZ_ADMIN_KEY: no credit and no rate limits."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One request that an upstream saw (or that could not reach it)."""
+
+    provider: str
+    model: str
+    credential: str
+    started_s: float
+    """Seconds after the call began."""
+    outcome: str = "running"
+    """`ok`, or the failure's kind: "429", connect, reset, timeout:first_token, broken_stream ..."""
+    seconds: float = 0.0
+    first_token_ms: float | None = None
+    reason: str = ""
+    mode: str = "first"
+    """first, retry, failover, continue (rescue by prefill) or restart (rescue by prefix)."""
+    usage: "Usage | None" = None
+
+    def as_record(self) -> dict[str, Any]:
+        record: dict[str, Any] = {
+            "provider": self.provider,
+            "model": self.model,
+            "credential": self.credential,
+            "mode": self.mode,
+            "outcome": self.outcome,
+            "started_ms": round(self.started_s * 1000, 1),
+            "ms": round(self.seconds * 1000, 1),
+        }
+        if self.first_token_ms is not None:
+            record["first_token_ms"] = round(self.first_token_ms, 1)
+        if self.reason:
+            record["reason"] = self.reason[:300]
+        if self.usage is not None:
+            record["tokens"] = self.usage.as_record()
+        return record
+
+
+@dataclass(slots=True)
+class Call:
+    """The state of one request. Filled from top to bottom of `gateway.py`."""
+
+    id: str
+    request_id: str
+    operation: str
+    surface: str
+    started_at: float
+    """Wall clock, seconds since the epoch."""
+    began: float
+    """Monotonic clock of the loop."""
+    snapshot: "Snapshot"
+    client_ip: str = ""
+    caller: Caller | None = None
+    body: bytes = b""
+    request: dict[str, Any] = field(default_factory=dict)
+    requested_model: str = ""
+    stream: bool = False
+    usage_asked: bool = False
+    """The client itself asked for usage in the stream."""
+    tags: dict[str, str] = field(default_factory=dict)
+    model: "Model | None" = None
+    policy: "Policy | None" = None
+    targets: "tuple[Target, ...]" = ()
+    served: "Target | None" = None
+    began_target: "Target | None" = None
+    """The target that the headers named."""
+    rescued_by: list[str] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+    input_estimate: int = 0
+    usage: "Usage | None" = None
+    cost: Decimal = Decimal(0)
+    status: str = "running"
+    """running, ok, error, aborted, interrupted."""
+    http_status: int = 0
+    first_token_ms: float | None = None
+    damaged: int = 0
+    loss: tuple[str, ...] = ()
+    error: str = ""
+    client_gone: bool = False
+    begun_recorded: bool = False
+    settled: bool = False

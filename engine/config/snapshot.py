@@ -1,0 +1,276 @@
+"""The compiled configuration: what every room reads and nobody changes.
+
+A `Snapshot` is built once from valid YAML, taken once by each call at the door, and dropped when the last call that
+holds it has ended. State that outlives a reload (connections, breakers, counters) is keyed by the stable names here
+and lives elsewhere.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from engine.secret import Secret
+from engine.wire.formats import Format
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds. `headers_s`, `first_token_s` and `idle_s` run for streamed upstream calls only."""
+
+    connect_s: float = 5
+    headers_s: float = 30
+    first_token_s: float = 30
+    idle_s: float = 60
+    answer_s: float = 600
+    total_s: float = 1800
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    first_s: float = 0.4
+    factor: float = 2
+    jitter: float = 0.3
+    max_s: float = 5
+
+
+@dataclass(frozen=True, slots=True)
+class RetryRule:
+    """Tries on the same target beyond the first; `on` holds failure kinds (see UpstreamFailure.matches)."""
+
+    max: int
+    on: frozenset[str]
+    backoff: Backoff
+    honour_retry_after_s: float = 10
+
+
+@dataclass(frozen=True, slots=True)
+class FailoverRule:
+    on: frozenset[str]
+    never: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerRule:
+    failures: int
+    window_s: float
+    min_requests: int
+    ratio: float
+    open_s: float
+    half_open: int
+    counts: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One scope's limits. `requests` and `tokens` map a window in seconds to a number."""
+
+    requests: Mapping[int, int] = field(default_factory=dict)
+    tokens: Mapping[int, int] = field(default_factory=dict)
+    burst: int | None = None
+    concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BillingRule:
+    on_abort: str = "delivered"
+    on_error: str = "never"
+    fallback_attempts: str = "never"
+    markup: Decimal = Decimal(0)
+    unknown_price: "str | Price" = "refuse"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    name: str
+    retry: RetryRule
+    timeouts: Timeouts
+    failover: FailoverRule
+    breaker: BreakerRule
+    limits: Mapping[str, Limit]
+    assume_output_tokens: int
+    when_redis_away: str
+    billing: BillingRule
+    on_disconnect: str
+    rescue: str
+    restart_max_chars: int
+    keepalive_s: float
+    on_loss: str
+    explore: float = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """US dollars per single token of each class (declared per million), and per request. Never floats."""
+
+    input: Decimal
+    output: Decimal
+    cached_input: Decimal
+    cache_write: Decimal
+    cache_write_1h: Decimal
+    reasoning: Decimal
+    audio_input: Decimal
+    audio_output: Decimal
+    request: Decimal = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """One of a provider's keys. `name` (provider#index) is stable across reloads and safe to log."""
+
+    name: str
+    secret: Secret
+    weight: float = 1
+    models: tuple[str, ...] | None = None
+    base_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Auth:
+    """How a credential is sent. `kind` is a named verb: bearer, header, basic, query, none."""
+
+    kind: str
+    header: str
+    credentials: tuple[Credential, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ParamFixes:
+    """Declared changes to a request body's top-level keys, applied in this order."""
+
+    drop: frozenset[str] = frozenset()
+    rename: Mapping[str, str] = field(default_factory=dict)
+    clamp: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    default: Mapping[str, Any] = field(default_factory=dict)
+    force: Mapping[str, Any] = field(default_factory=dict)
+
+    def edits(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Top-level keys to set, or with value `DROPPED` to remove, so that `body` becomes what is sent."""
+        edits: dict[str, Any] = {name: DROPPED for name in self.drop if name in body}
+        for old, new in self.rename.items():
+            if old in body:
+                edits[old] = DROPPED
+                if new not in body:
+                    edits[new] = body[old]
+        for name, (low, high) in self.clamp.items():
+            value = edits.get(name, body.get(name))
+            if isinstance(value, int | float) and not isinstance(value, bool) and not low <= value <= high:
+                edits[name] = low if value < low else high
+        for name, value in self.default.items():
+            if name not in body and name not in edits:
+                edits[name] = value
+        edits.update(self.force)
+        return edits
+
+
+class _Dropped:
+    def __repr__(self) -> str:
+        return "DROPPED"
+
+
+DROPPED = _Dropped()
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where one operation (chat, completions, embeddings) of a provider is served, and on which wire."""
+
+    format: Format
+    path: str | Callable[["Target"], str]
+
+    def path_for(self, target: "Target") -> str:
+        return self.path if isinstance(self.path, str) else self.path(target)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Provider:
+    name: str
+    base_url: str
+    auth: Auth
+    endpoints: Mapping[str, Endpoint]
+    headers: Mapping[str, str | Secret]
+    params: ParamFixes
+    stream_usage: str
+    """`ask`: send stream_options.include_usage; `always`: the provider sends it unasked; `never`: it cannot."""
+    allow_private: bool
+    passthrough: bool
+    simulator: bool
+    enabled: bool
+    reason: str
+    """Why it is not usable ("" when it is): disabled with a reason, or the missing environment variable."""
+    configured: bool
+    unknown_price: "str | Price | None"
+    prefill: Mapping[str, Any] | None
+    """`{message: {...}, body: {...}}` merged in when an answer is continued from an assistant prefill."""
+    models_listing: Mapping[str, str] | None
+    http2: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """One way to be answered: a provider and its own name for the model."""
+
+    provider: Provider
+    model: str
+    weight: float
+    prefill: bool
+    price: Price | None
+    context: int | None
+    output: int | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.provider.name}/{self.model}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    name: str
+    aliases: tuple[str, ...]
+    capabilities: frozenset[str]
+    context: int | None
+    output: int | None
+    price: Price | None
+    strategy: str
+    policy: Policy
+    timeouts: Timeouts
+    targets: tuple[Target, ...]
+    created: int
+    owned_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    host: str
+    port: int
+    workers: int
+    max_body_bytes: int
+    header_s: float
+    body_s: float
+    keep_alive_s: float
+    announce_s: float
+    finish_s: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """All of it. `version` is the sha256 of every byte that was read."""
+
+    version: str
+    loaded_at: float
+    server: ServerSettings
+    models: Mapping[str, Model]
+    names: Mapping[str, Model]
+    """Every name a caller may ask for (canonical and alias) to its model."""
+    providers: Mapping[str, Provider]
+    policies: Mapping[str, Policy]
+    formats: Mapping[str, Format]
+    surfaces: Mapping[str, Format]
+    """Operation (chat, completions, embeddings) to the format its clients speak."""
+    settings: Any
+    """The validated gateway.yaml (a pydantic model, frozen)."""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def default_policy(self) -> Policy:
+        return self.policies["default"]

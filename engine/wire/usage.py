@@ -1,0 +1,70 @@
+"""What a call consumed, by class. The classes are disjoint, so that no token is ever priced twice."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens by class.
+
+    `input` excludes `cached_input`, `cache_write`, `cache_write_1h` and `audio_input`; `output` excludes
+    `reasoning` and `audio_output`. `estimated` is true when no provider reported it.
+    """
+
+    input: int = 0
+    cached_input: int = 0
+    cache_write: int = 0
+    cache_write_1h: int = 0
+    audio_input: int = 0
+    output: int = 0
+    reasoning: int = 0
+    audio_output: int = 0
+    estimated: bool = False
+
+    @property
+    def prompt(self) -> int:
+        """All tokens read, as OpenAI's `prompt_tokens` counts them."""
+        return self.input + self.cached_input + self.cache_write + self.cache_write_1h + self.audio_input
+
+    @property
+    def completion(self) -> int:
+        """All tokens written, as OpenAI's `completion_tokens` counts them."""
+        return self.output + self.reasoning + self.audio_output
+
+    def as_record(self) -> dict[str, int]:
+        """The non-zero classes, for the call record."""
+        return {name: count for name in CLASSES if (count := getattr(self, name))}
+
+
+CLASSES = (
+    "input",
+    "cached_input",
+    "cache_write",
+    "cache_write_1h",
+    "audio_input",
+    "output",
+    "reasoning",
+    "audio_output",
+)
+
+
+def split_openai_usage(counts: Mapping[str, int]) -> Usage:
+    """Disjoint classes from inclusive totals.
+
+    `counts` has any of prompt, completion (both inclusive) and the CLASSES that are parts of them. A part larger
+    than its total is taken as outside of it (some providers count reasoning beside the completion).
+    """
+    parts_in = sum(counts.get(name, 0) for name in CLASSES[1:5])
+    parts_out = counts.get("reasoning", 0) + counts.get("audio_output", 0)
+    prompt, completion = counts.get("prompt", 0), counts.get("completion", 0)
+    return Usage(
+        input=prompt - parts_in if prompt >= parts_in else prompt,
+        cached_input=counts.get("cached_input", 0),
+        cache_write=counts.get("cache_write", 0),
+        cache_write_1h=counts.get("cache_write_1h", 0),
+        audio_input=counts.get("audio_input", 0),
+        output=completion - parts_out if completion >= parts_out else completion,
+        reasoning=counts.get("reasoning", 0),
+        audio_output=counts.get("audio_output", 0),
+    )
