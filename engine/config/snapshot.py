@@ -12,6 +12,7 @@ from typing import Any
 
 from engine.secret import Secret
 from engine.wire.formats import Format
+from engine.wire.splice import DROPPED
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,14 +162,6 @@ class ParamFixes:
                 edits[name] = value
         edits.update(self.force)
         return edits
-
-
-class _Dropped:
-    def __repr__(self) -> str:
-        return "DROPPED"
-
-
-DROPPED = _Dropped()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,143 @@
+"""From a model's name to the targets that may answer, without any I/O, clock or chance.
+
+Order of work: find the name (canonical, alias, `provider/model-id`), check that the caller may use it, keep the
+targets that serve this operation and are configured, and make sure that what is used has a price.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from fnmatch import fnmatchcase
+
+from engine.call import Caller
+from engine.config.snapshot import Model, Policy, Price, Provider, Snapshot, Target, Timeouts
+from engine.errors import NobodyAvailable, NotAllowed, NotFound, Unpriced
+
+FREE = Price(*[Decimal(0)] * 9)
+_NEAR_CANDIDATES = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Who may answer this call, in no order yet, and under which rules."""
+
+    model: Model
+    policy: Policy
+    timeouts: Timeouts
+    targets: tuple[Target, ...]
+
+
+def make_plan(snapshot: Snapshot, caller: Caller, name: str, operation: str) -> Plan:
+    """The plan for a requested name; raises NotFound, NotAllowed, Unpriced or NobodyAvailable."""
+    model = snapshot.names.get(name) or _find_passthrough(snapshot, name)
+    if model is None:
+        raise _unknown_model(snapshot, caller, name)
+    if caller.models is not None and not is_allowed(caller.models, model, name):
+        raise NotAllowed(f"this key may not use the model {name!r}", code="model_not_allowed", param="model")
+    targets = tuple(target for target in model.targets if operation in target.provider.endpoints)
+    if not targets:
+        raise NotFound(
+            f"the model {model.name!r} does not serve {operation}", code="model_not_found", param="model"
+        )
+    usable = tuple(target for target in targets if _is_usable(target.provider))
+    if not usable:
+        raise NobodyAvailable(_why_unusable(model, targets), code="provider_not_configured")
+    for target in usable:
+        find_price(model, target)
+    return Plan(model, model.policy, model.timeouts, usable)
+
+
+def is_allowed(globs: Iterable[str], model: Model, name: str) -> bool:
+    """Whether a key's list of names and globs covers the model under any of its names."""
+    names = (model.name, name, *model.aliases)
+    return any(fnmatchcase(candidate, glob) for glob in globs for candidate in names)
+
+
+def find_price(model: Model, target: Target) -> Price:
+    """The price of one target: its own, its model's, else what provider and policy say of unknown prices."""
+    price = target.price or model.price
+    if price is not None:
+        return price
+    rule = target.provider.unknown_price
+    if rule is None:
+        rule = model.policy.billing.unknown_price
+    if isinstance(rule, Price):
+        return rule
+    if rule == "free":
+        return FREE
+    raise Unpriced(
+        f"the model {model.name!r} has no price at {target.provider.name}; declare one, or `unknown_price: free`",
+        param="model",
+    )
+
+
+def list_visible(snapshot: Snapshot, caller: Caller) -> list[Model]:
+    """The models this key may ask for that somebody could serve, by name."""
+    models = (snapshot.models[name] for name in sorted(snapshot.models))
+    return [
+        model
+        for model in models
+        if any(_is_usable(target.provider) for target in model.targets)
+        and (caller.models is None or is_allowed(caller.models, model, model.name))
+    ]
+
+
+def _find_passthrough(snapshot: Snapshot, name: str) -> Model | None:
+    """A model nobody listed, asked for as `provider/model-id` of a provider that allows it."""
+    provider_name, _, model_id = name.partition("/")
+    provider = snapshot.providers.get(provider_name)
+    if provider is None or not provider.passthrough or not model_id:
+        return None
+    policy = snapshot.default_policy
+    sent = name if provider.simulator else model_id
+    target = Target(provider, sent, weight=1, prefill=False, price=None, context=None, output=None)
+    return Model(
+        name=name,
+        aliases=(),
+        capabilities=frozenset(),
+        context=None,
+        output=None,
+        price=None,
+        strategy="failover",
+        policy=policy,
+        timeouts=policy.timeouts,
+        targets=(target,),
+        created=0,
+        owned_by=provider.name,
+    )
+
+
+def _is_usable(provider: Provider) -> bool:
+    return provider.enabled and provider.configured
+
+
+def _why_unusable(model: Model, targets: Sequence[Target]) -> str:
+    reasons = {f"{target.provider.name}: {target.provider.reason or 'not configured'}" for target in targets}
+    return f"provider not configured for {model.name!r} ({'; '.join(sorted(reasons))})"
+
+
+def _unknown_model(snapshot: Snapshot, caller: Caller, name: str) -> NotFound:
+    near = find_near_names(name, snapshot.names)
+    allowed = [
+        each
+        for each in near
+        if caller.models is None or is_allowed(caller.models, snapshot.names[each], each)
+    ]
+    hint = f" (did you mean {', '.join(map(repr, allowed))}?)" if allowed else ""
+    provider_name, _, model_id = name.partition("/")
+    if model_id and provider_name in snapshot.providers:
+        hint = hint or f" (the provider {provider_name!r} serves only the models listed for it)"
+    return NotFound(f"the model {name[:200]!r} does not exist{hint}", code="model_not_found", param="model")
+
+
+def find_near_names(name: str, names: Iterable[str]) -> list[str]:
+    """Up to three names like `name`; bounded work, because a stranger may ask for it."""
+    wanted = name[:100].casefold()
+    pieces = {wanted[i : i + 3] for i in range(max(len(wanted) - 2, 1))}
+
+    def shared(candidate: str) -> int:
+        return sum(piece in candidate for piece in pieces)
+
+    likely = sorted(((shared(each.casefold()), each) for each in names), reverse=True)[:_NEAR_CANDIDATES]
+    return difflib.get_close_matches(name[:100], [each for score, each in likely if score], n=3, cutoff=0.6)

@@ -1,0 +1,293 @@
+"""The sans-IO readers between an upstream's bytes and a client's bytes: one interface, four situations.
+
+`AnswerReader` is what the corridor pumps: `feed` takes bytes as they came off the network and returns bytes that may
+go to the client now; the end of the answer is kept in `tail` until the call is settled. `SameWireStream` and
+`SameWireAnswer` pass the upstream's own bytes; translation and rescue implement the same interface elsewhere.
+"""
+
+from typing import Any, Protocol
+
+import orjson
+
+from engine.errors import UpstreamFailure
+from engine.wire.formats import Format
+from engine.wire.look import Look, Seen
+from engine.wire.usage import Usage
+
+MAX_EVENT_BYTES = 16 * 1024 * 1024
+
+
+class AnswerReader(Protocol):
+    """One answer being read.
+
+    begun: content was seen (the commit point).  ended: the answer is whole.  settling: only its end is missing.
+    """
+
+    begun: bool
+    ended: bool
+    settling: bool
+    tail: bytes
+    usage: Usage | None
+    damaged: int
+    texts: list[str]
+    carries: bool
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what arrived, return what may be sent. Raises UpstreamFailure when the provider failed in-band."""
+        ...
+
+    def close(self) -> bytes:
+        """The upstream ended its answer. Raises UpstreamFailure("broken_stream") when it was not whole."""
+        ...
+
+    def finish(self) -> None:
+        """End a `settling` answer whose last bytes never came."""
+        ...
+
+
+def fail_in_band(format: Format, error: Any, doc: Any = None) -> UpstreamFailure:
+    """The failure that an error object inside an HTTP 200 means."""
+    status = 0
+    if isinstance(error, dict):
+        code = error.get("code") or error.get("status") or error.get("http_status")
+        status = int(code) if isinstance(code, int) or (isinstance(code, str) and code.isdigit()) else 0
+    status = status if 400 <= status <= 599 else 502
+    facts = format.read_error(status, doc if doc is not None else {"error": error}, "")
+    kind = format.kind_of_error(status, facts) or str(status)
+    return UpstreamFailure(kind, facts.message or "the provider sent an error", status=status, error=facts)
+
+
+class SameWireStream:
+    """A stream whose client and provider speak the same wire: whole events pass as they are.
+
+    Held back: everything before the first content (so that a failure keeps its true status), and everything from
+    the last finish on (so that the call is settled before it ends). Dropped: the usage chunk that only we asked
+    for, and events that are not JSON.
+    """
+
+    __slots__ = (
+        "_done",
+        "_format",
+        "_held",
+        "_look",
+        "_partial",
+        "_unfinished",
+        "begun",
+        "carries",
+        "damaged",
+        "ended",
+        "first_read",
+        "hide_usage",
+        "settling",
+        "tail",
+        "texts",
+        "usage",
+    )
+
+    def __init__(self, format: Format, look: Look, *, hide_usage: bool, choices: int = 1) -> None:
+        self._format = format
+        self._look = look
+        self._done = format.done
+        self._unfinished = set(range(choices))
+        self._held: list[bytes] = []
+        self._partial = b""
+        self.first_read = b""
+        """The first whole events, from which a rescue takes the stream's id."""
+        self.hide_usage = hide_usage
+        self.begun = self.ended = self.settling = self.carries = False
+        self.tail = b""
+        self.texts: list[str] = []
+        self.usage: Usage | None = None
+        self.damaged = 0
+
+    def feed(self, data: bytes) -> bytes:
+        whole = self._take_whole_events(data)
+        if not whole:
+            return b""
+        if not self.first_read:
+            self.first_read = whole
+        plain_text, loads, add_text = self._look.plain_text, orjson.loads, self.texts.append
+        kept: list[bytes] | None = None
+        start = position = 0
+        for event in whole.split(b"\n\n"):
+            end = position + len(event) + 2
+            if event[:6] == b"data: ":
+                try:
+                    text = plain_text(loads(event[6:]))
+                except orjson.JSONDecodeError:
+                    text = None
+                if text is not None and not self.settling:
+                    add_text(text)
+                    self.begun = True
+                    position = end
+                    continue
+            if event and not self._pass_event(event):
+                if kept is None:
+                    kept = []
+                kept.append(whole[start:position])
+                start = end
+            position = end
+        if kept is not None:
+            kept.append(whole[start:])
+            whole = b"".join(kept)
+        return self._release(whole)
+
+    def close(self) -> bytes:
+        out = self.feed(b"\n\n") if self._partial.strip() else b""
+        if not self.ended:
+            if not self.settling:
+                raise UpstreamFailure("broken_stream", "the provider's stream ended before the answer did")
+            self.finish()
+        return out
+
+    def finish(self) -> None:
+        """End the answer ourselves: everything is here but the last mark."""
+        if not self.ended and self._done is not None:
+            self.tail += b"data: " + self._done + b"\n\n"
+        self.ended = True
+
+    def _take_whole_events(self, data: bytes) -> bytes:
+        if b"\r" in data:
+            data = self._unify_line_ends(data)
+        if self._partial:
+            data = self._partial + data
+        end = data.rfind(b"\n\n") + 2
+        if end == 1:
+            if len(data) > MAX_EVENT_BYTES:
+                raise UpstreamFailure("broken_stream", "the provider sent an event without an end")
+            self._partial = data
+            return b""
+        self._partial = data[end:]
+        return data[:end] if self._partial else data
+
+    def _unify_line_ends(self, data: bytes) -> bytes:
+        """CRLF wires become LF: a CR never stands inside JSON, so only the framing changes."""
+        if self._partial.endswith(b"\r"):
+            self._partial, data = self._partial[:-1], b"\r" + data
+        if data.endswith(b"\r"):
+            return data[:-1].replace(b"\r\n", b"\n").replace(b"\r", b"\n") + b"\r"
+        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _pass_event(self, event: bytes) -> bool:
+        """Look at an event that is not plain text. True: it may go out with the rest of this read."""
+        payload = read_payload(event)
+        if payload is None:
+            return not self._keep_end(event)
+        if payload == self._done:
+            self.ended = True
+            self._keep_end(event, always=True)
+            return False
+        try:
+            doc = orjson.loads(payload)
+        except orjson.JSONDecodeError:
+            self.damaged += 1
+            return False
+        if not isinstance(doc, dict):
+            self.damaged += 1
+            return False
+        return self._pass_doc(event, doc)
+
+    def _pass_doc(self, event: bytes, doc: dict[str, Any]) -> bool:
+        seen = self._look.read_event(doc)
+        if seen.error:
+            raise fail_in_band(self._format, seen.error, doc)
+        if seen.usage is not None:
+            self.usage = self._format.read_usage(doc) or self.usage
+        if seen.text:
+            self.texts.append(seen.text)
+        self.carries = self.carries or seen.carries
+        if seen.text or seen.carries or seen.thought:
+            self.begun = True
+        self._note_finish(seen)
+        if seen.empty and seen.usage is not None and self.hide_usage:
+            return False
+        return not self._keep_end(event)
+
+    def _note_finish(self, seen: Seen) -> None:
+        self._unfinished.difference_update(seen.finished)
+        if seen.finished and not self._unfinished:
+            self.begun = self.settling = True
+
+    def _keep_end(self, event: bytes, *, always: bool = False) -> bool:
+        if self.settling or always:
+            self.tail += event + b"\n\n"
+            return True
+        return False
+
+    def _release(self, whole: bytes) -> bytes:
+        if not self.begun:
+            self._held.append(whole)
+            return b""
+        if self._held:
+            whole = b"".join((*self._held, whole))
+            self._held.clear()
+        return whole
+
+
+class SameWireAnswer:
+    """A plain answer on the same wire: held until it is whole, read for usage, passed byte for byte."""
+
+    __slots__ = (
+        "_format",
+        "_look",
+        "_pieces",
+        "begun",
+        "carries",
+        "damaged",
+        "ended",
+        "settling",
+        "tail",
+        "texts",
+        "usage",
+    )
+
+    def __init__(self, format: Format) -> None:
+        self._format = format
+        self._look = format.look
+        self._pieces: list[bytes] = []
+        self.begun = self.ended = self.settling = self.carries = False
+        self.tail = b""
+        self.texts: list[str] = []
+        self.usage: Usage | None = None
+        self.damaged = 0
+
+    def feed(self, data: bytes) -> bytes:
+        self._pieces.append(data)
+        return b""
+
+    def close(self) -> bytes:
+        body = b"".join(self._pieces) if len(self._pieces) != 1 else self._pieces[0]
+        try:
+            doc = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise UpstreamFailure("broken_stream", "the provider's answer is not JSON") from error
+        if not isinstance(doc, dict):
+            raise UpstreamFailure("broken_stream", "the provider's answer is not a JSON object")
+        if failed := find_error(doc):
+            raise fail_in_band(self._format, failed, doc)
+        self.usage = self._format.read_usage(doc)
+        if self.usage is None and self._look is not None:
+            self.texts.append(self._look.read_answer_text(doc))
+        self.tail, self.begun, self.ended = body, True, True
+        return b""
+
+    def finish(self) -> None:
+        self.ended = True
+
+
+def find_error(doc: dict[str, Any]) -> Any:
+    """The error inside an HTTP 200 answer: at the top, or in a choice of a provider that relays others."""
+    if doc.get("error"):
+        return doc["error"]
+    choices = doc.get("choices")
+    if isinstance(choices, list) and len(choices) == 1 and isinstance(choices[0], dict):
+        return choices[0].get("error")
+    return None
+
+
+def read_payload(event: bytes) -> bytes | None:
+    """The data of one server-sent event (lines joined), or None when it has none (a comment, a bare id)."""
+    if event.startswith(b"data: ") and b"\n" not in event:
+        return event[6:].strip()
+    lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
+    return b"\n".join(lines).strip() if lines else None
