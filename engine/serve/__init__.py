@@ -1,0 +1,1 @@
+"""Processes: one supervisor, its workers, and what stands between a socket and the application."""
