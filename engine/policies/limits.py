@@ -1,0 +1,237 @@
+"""Requests, tokens and concurrency of every scope of a call, in this process's memory: all of them or none.
+
+`Limiter.take` checks every scope first and only then counts, so a refused call takes nothing. It is
+synchronous and pure (the clock is an argument, one monotonic clock for all calls); the `Grant` it returns
+corrects the token estimate and gives the slots back. A limiter shared through Redis has the same three steps.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil, inf
+from typing import TYPE_CHECKING
+
+from engine.errors import LimitExceeded
+from engine.policies.shelf import Counters, Shelf
+from engine.policies.windows import Window
+
+if TYPE_CHECKING:
+    from engine.config.snapshot import Limit
+
+SWEEP_EVERY_S = 0.001
+WINDOW_NAMES = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
+WHOM = {
+    "key": "this key",
+    "user": "this user",
+    "team": "this team",
+    "model": "this model",
+    "ip": "this address",
+    "system": "the whole gateway",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """The tightest window of a kind: what it allows, what is left, seconds until what is left grows."""
+
+    limit: int
+    remaining: int
+    reset_s: int
+
+    def is_tighter(self, other: "Allowance") -> bool:
+        return (self.remaining, -self.reset_s) < (other.remaining, -other.reset_s)
+
+
+class LimitReached(LimitExceeded):
+    """A limit says no. `retry_after_s` is whole seconds; None means that this call can never fit."""
+
+    def __init__(self, message: str, code: str, retry_after_s: float | None, headers: dict[str, str]) -> None:
+        super().__init__(message, code=code, retry_after_s=retry_after_s)
+        self.headers = headers
+
+
+class Grant:
+    """A call that may go on. Correct it while the call runs, release it once when the call ends."""
+
+    __slots__ = ("_held", "_parts", "_tokens", "released")
+
+    def __init__(self, held: list[Counters], tokens: int, parts: list[tuple[Window, int, int]]) -> None:
+        self._held = held
+        self._tokens = tokens
+        self._parts = parts
+        self.released = False
+
+    def correct(self, tokens: int, now: float) -> None:
+        """Make `tokens` what this call counts for: an unused estimate goes back, an excess counts from now.
+
+        After the release it does nothing: the counters may have been put away by then.
+        """
+        more = tokens - self._tokens
+        if self.released or not more:
+            return
+        self._tokens = tokens
+        if more > 0:
+            for window in {id(window): window for window, _, _ in self._parts}.values():
+                window.expire(now)
+                self._parts.append((window, window.add(more, now), more))
+        else:
+            self._give_back(-more)
+
+    def release(self, now: float) -> None:
+        """Free the concurrency slots. A second release does nothing."""
+        if not self.released:
+            self.released = True
+            for counters in self._held:
+                counters.in_flight -= 1
+
+    def headers(self, now: float) -> dict[str, str]:
+        """The x-ratelimit-* headers as of `now`; no header for a kind that has no limit."""
+        return write_headers(find_tightest(self._held, now))
+
+    def _give_back(self, amount: int) -> None:
+        """Newest parts first, so that what was added by a correction leaves before the reservation does."""
+        left = {id(window): amount for window, _, _ in self._parts}
+        kept: list[tuple[Window, int, int]] = []
+        for window, entry, count in reversed(self._parts):
+            back = min(count, left[id(window)])
+            left[id(window)] -= back
+            window.give_back(entry, back)
+            kept.append((window, entry, count - back))
+        self._parts = kept[::-1]
+
+
+class Limiter:
+    """All limits of one process. With `workers` > 1 each takes its share; the shares add up to the number."""
+
+    def __init__(self, *, worker: int = 0, workers: int = 1) -> None:
+        self._worker = worker
+        self._workers = workers
+        self._shelves: dict[str, Shelf] = {}
+        self._now = -inf
+        self._sweep_at = -inf
+
+    def take(self, scopes: "Sequence[tuple[str, str, Limit]]", tokens: int, now: float) -> Grant:
+        """Count one request and `tokens` in every scope (name, identity, limit), or raise LimitReached."""
+        if now < self._now:
+            now = self._now
+        self._now = now
+        if now >= self._sweep_at:
+            self.forget_idle(now)
+        held = [self._find(scope, identity, limit) for scope, identity, limit in scopes]
+        for counters in held:
+            if not counters.fits(tokens, now):
+                raise explain_refusal(scopes, held, tokens, now)
+        parts: list[tuple[Window, int, int]] = []
+        for counters in held:
+            counters.count(tokens, now, parts)
+        return Grant(held, tokens, parts)
+
+    def forget_idle(self, now: float) -> None:
+        """A bounded piece of housekeeping: pack what has been idle, drop what no window remembers."""
+        self._sweep_at = now + SWEEP_EVERY_S
+        for shelf in self._shelves.values():
+            shelf.sweep(now)
+
+    def count_identities(self) -> dict[str, int]:
+        """How many identities are remembered, by scope."""
+        return {scope: len(shelf) for scope, shelf in self._shelves.items()}
+
+    def _find(self, scope: str, identity: str, limit: "Limit") -> Counters:
+        shelf = self._shelves.get(scope)
+        if shelf is None:
+            shelf = self._shelves[scope] = Shelf()
+        counters = shelf.hot.get(identity) or shelf.warm(identity)
+        if counters.limit is not limit:
+            counters.adopt(limit, self._share)
+        return counters
+
+    def _share(self, number: int) -> int:
+        whole, rest = divmod(number, self._workers)
+        return whole + (self._worker < rest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    code: str
+    sentence: str
+    wait_s: float | None
+
+    @property
+    def order(self) -> float:
+        return inf if self.wait_s is None else self.wait_s
+
+
+def explain_refusal(
+    scopes: "Sequence[tuple[str, str, Limit]]", held: list[Counters], tokens: int, now: float
+) -> LimitReached:
+    """The error for the limit that takes longest to give way, so that whoever waits that long is let in."""
+    refusals = [
+        refusal
+        for (scope, _, _), counters in zip(scopes, held, strict=True)
+        for refusal in _list_refusals(WHOM.get(scope, f"this {scope}"), counters, tokens, now)
+    ]
+    worst = max(refusals, key=lambda refusal: refusal.order)
+    headers = write_headers(find_tightest(held, now))
+    if worst.wait_s is None:
+        return LimitReached(worst.sentence, worst.code, None, headers)
+    seconds = max(1, ceil(worst.wait_s))
+    if worst.code == "token_rate_limit":  # room for one token comes sooner than room for this call
+        headers["x-ratelimit-reset-tokens"] = str(seconds)
+    return LimitReached(f"{worst.sentence} Try again in {seconds} s.", worst.code, float(seconds), headers)
+
+
+def _list_refusals(whom: str, counters: Counters, tokens: int, now: float) -> Iterator[_Refusal]:
+    if counters.in_flight >= counters.concurrency:
+        sentence = f"{whom} may have {counters.concurrency} calls running at once and has as many."
+        yield _Refusal("concurrent_request_limit", sentence[0].upper() + sentence[1:], 1.0)
+    for window, number in counters.request_checks:
+        window.expire(now)
+        if window.total >= number:
+            sentence = f"The limit of {number} requests per {name_window(window)} for {whom} is used up."
+            yield _Refusal("rate_limit_exceeded", sentence, window.wait_s(1, number, now))
+    for window, number in counters.token_checks:
+        window.expire(now)
+        if window.total + tokens > number:
+            yield _Refusal(
+                "token_rate_limit",
+                _word_token_refusal(whom, window, number, tokens),
+                window.wait_s(tokens, number, now),
+            )
+
+
+def _word_token_refusal(whom: str, window: Window, number: int, tokens: int) -> str:
+    limit = f"the limit of {number} tokens per {name_window(window)} for {whom}"
+    if tokens > number:
+        return (
+            f"This call reserves {tokens} tokens, more than {limit} can ever hold: ask for a shorter answer."
+        )
+    left = max(0, number - window.total)
+    return f"This call reserves {tokens} tokens and {limit} has {left} left."
+
+
+def name_window(window: Window) -> str:
+    return WINDOW_NAMES.get(window.size_s, f"{window.size_s} seconds")
+
+
+def find_tightest(held: list[Counters], now: float) -> dict[str, Allowance]:
+    """Of each kind, the window with the least left in all scopes. The burst shows only when it is empty."""
+    tightest: dict[str, Allowance] = {}
+    for counters in held:
+        for kind, checks in (("requests", counters.request_checks), ("tokens", counters.token_checks)):
+            for window, number in checks:
+                window.expire(now)
+                remaining = max(0, number - window.total)
+                if remaining and window is counters.burst:
+                    continue
+                allowance = Allowance(number, remaining, window.reset_s(now))
+                if kind not in tightest or allowance.is_tighter(tightest[kind]):
+                    tightest[kind] = allowance
+    return tightest
+
+
+def write_headers(tightest: dict[str, Allowance]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for kind, allowance in tightest.items():
+        headers[f"x-ratelimit-limit-{kind}"] = str(allowance.limit)
+        headers[f"x-ratelimit-remaining-{kind}"] = str(allowance.remaining)
+        headers[f"x-ratelimit-reset-{kind}"] = str(allowance.reset_s)
+    return headers

@@ -1,0 +1,183 @@
+"""The counters of one scope's identities, bounded in memory by how recently each was used.
+
+An identity in use is an object on `hot`; one idle for a few seconds is packed into bytes on `cold` (about 350
+for a key that called once under five windows); one that no window remembers is forgotten. All housekeeping
+comes in small pieces, so that no call pays for many.
+"""
+
+from array import array
+from collections.abc import Callable, Iterator
+from math import inf
+from typing import TYPE_CHECKING
+
+from engine.policies.windows import Window
+
+if TYPE_CHECKING:
+    from engine.config.snapshot import Limit
+
+COOL_AFTER_S = 5.0
+LOOK_AGAIN_S = 60.0
+PIECE = 16
+
+
+class Counters:
+    """What one identity used. Windows that this call's limit does not name count it all the same."""
+
+    __slots__ = (
+        "burst",
+        "concurrency",
+        "in_flight",
+        "limit",
+        "request_checks",
+        "request_windows",
+        "token_checks",
+        "token_windows",
+    )
+
+    def __init__(self) -> None:
+        self.limit: Limit | None = None
+        self.in_flight = 0
+        self.concurrency: float = inf
+        self.burst: Window | None = None
+        self.request_windows: list[Window] = []
+        self.token_windows: list[Window] = []
+        self.request_checks: list[tuple[Window, int]] = []
+        self.token_checks: list[tuple[Window, int]] = []
+
+    def fits(self, tokens: int, now: float) -> bool:
+        """Whether one more request with `tokens` stays within every number."""
+        if self.in_flight >= self.concurrency:
+            return False
+        for window, number in self.request_checks:
+            if window.total >= number:
+                window.expire(now)
+                if window.total >= number:
+                    return False
+        for window, number in self.token_checks:
+            if window.total + tokens > number:
+                window.expire(now)
+                if window.total + tokens > number:
+                    return False
+        return True
+
+    def count(self, tokens: int, now: float, parts: list[tuple[Window, int, int]]) -> None:
+        """Take the slot, one request and `tokens`; `parts` notes where the tokens went."""
+        self.in_flight += 1
+        for window in self.request_windows:
+            lasts = window.lasts
+            if now < window.open_until:  # `add`, unrolled: this loop is most of what a limit costs
+                lasts[-1] = now
+                window.counts[-1] += 1
+                window.total += 1
+            else:
+                window.expire(now)
+                window.add(1, now)
+        for window in self.token_windows:
+            if now >= window.open_until:
+                window.expire(now)
+            parts.append((window, window.add(tokens, now), tokens))
+
+    def adopt(self, limit: "Limit", share: "Callable[[int], int]") -> None:
+        """Check against `limit` from now on. A window that is new begins empty."""
+        self.limit = limit
+        self.concurrency = inf if limit.concurrency is None else share(limit.concurrency)
+        requests = {size_s: share(number) for size_s, number in limit.requests.items()}
+        if limit.burst is not None:
+            requests[1] = min(share(limit.burst), requests.get(1, share(limit.burst)))
+        self.request_checks = _pair_windows(self.request_windows, requests)
+        tokens = {size_s: share(number) for size_s, number in limit.tokens.items()}
+        self.token_checks = _pair_windows(self.token_windows, tokens)
+        only_burst = limit.burst is not None and 1 not in limit.requests
+        self.burst = next((w for w in self.request_windows if w.size_s == 1), None) if only_burst else None
+
+    def pack(self, now: float) -> bytes | None:
+        """All that has not expired, or None when nothing is left."""
+        for window in (*self.request_windows, *self.token_windows):
+            window.expire(now)
+        requests = [window for window in self.request_windows if window.lasts]
+        live = requests + [window for window in self.token_windows if window.lasts]
+        if not live:
+            return None
+        packed = array("d", [max(window.lasts[-1] + window.size_s for window in live), len(requests)])
+        for window in live:
+            packed.extend(window.pack())
+        return packed.tobytes()
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> "Counters":
+        counters = cls()
+        numbers = array("d", packed)
+        at = 2
+        while at < len(numbers):
+            window, at = Window.unpack(numbers, at)
+            requests = len(counters.request_windows) < numbers[1]
+            (counters.request_windows if requests else counters.token_windows).append(window)
+        return counters
+
+
+def _pair_windows(windows: list[Window], numbers: dict[int, int]) -> list[tuple[Window, int]]:
+    """Each number with the window of its size, which is made when there is none. Shortest window first."""
+    by_size = {window.size_s: window for window in windows}
+    for size_s in numbers.keys() - by_size.keys():
+        by_size[size_s] = Window(size_s)
+        windows.append(by_size[size_s])
+    return [(by_size[size_s], numbers[size_s]) for size_s in sorted(numbers)]
+
+
+class Shelf:
+    """Identities of one scope by how recently they were used."""
+
+    __slots__ = ("_cold", "_cooling", "_look_at", "_rotate_at", "_unchecked", "hot")
+
+    def __init__(self) -> None:
+        self.hot: dict[str, Counters] = {}
+        self._cooling: dict[str, Counters] = {}
+        self._cold: dict[str, bytes] = {}
+        self._rotate_at = -inf
+        self._look_at = -inf
+        self._unchecked: Iterator[str] = iter(())
+
+    def __len__(self) -> int:
+        return len(self.hot) + len(self._cooling) + len(self._cold)
+
+    def warm(self, identity: str) -> Counters:
+        """The counters of an identity that is not hot: cooling, packed or new. It is hot from now on."""
+        counters = self._cooling.pop(identity, None)
+        if counters is None:
+            packed = self._cold.pop(identity, None)
+            counters = Counters() if packed is None else Counters.unpack(packed)
+        self.hot[identity] = counters
+        return counters
+
+    def sweep(self, now: float) -> None:
+        """Pack up to PIECE cooling identities and look at up to PIECE packed ones."""
+        if self._cooling:
+            self._pack_some(now)
+        elif now >= self._rotate_at:
+            self._cooling, self.hot = self.hot, self._cooling
+            self._rotate_at = now + COOL_AFTER_S
+        if now >= self._look_at and self._cold:
+            self._forget_some(now)
+
+    def _pack_some(self, now: float) -> None:
+        for _ in range(min(PIECE, len(self._cooling))):
+            identity, counters = self._cooling.popitem()
+            if counters.in_flight:
+                self.hot[identity] = counters
+            elif packed := counters.pack(now):
+                self._cold[identity] = packed
+
+    def _forget_some(self, now: float) -> None:
+        for _ in range(PIECE):
+            identity = next(self._unchecked, None)
+            if identity is None:
+                self._unchecked = iter(list(self._cold))
+                self._look_at = now + LOOK_AGAIN_S
+                return
+            packed = self._cold.get(identity)
+            if packed is not None and _read_until(packed) <= now:
+                del self._cold[identity]
+
+
+def _read_until(packed: bytes) -> float:
+    return array("d", packed[:8])[0]
