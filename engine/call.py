@@ -62,7 +62,7 @@ class Attempt:
         return record
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Call:
     """The state of one request. Filled from top to bottom of `gateway.py`."""
 

@@ -43,6 +43,9 @@ class Look:
     answer_text: tuple[str, ...]
     """Where a plain (not streamed) choice keeps its text."""
     error_finish: frozenset[str]
+    prompt_count: str
+    """The name of the inclusive prompt count inside usage; `completion_count` likewise."""
+    completion_count: str
     plain_text: Callable[[Doc], str | None]
 
     def read_event(self, doc: Mapping[str, Any]) -> Seen:
@@ -109,6 +112,8 @@ def compile_look(raw: Mapping[str, Any]) -> Look:
         model=_name(raw.get("model", "$.model")),
         answer_text=_steps(raw.get("plain_text", raw["text"])),
         error_finish=frozenset(raw.get("error_finish", ())),
+        prompt_count=raw.get("prompt_count", "prompt_tokens"),
+        completion_count=raw.get("completion_count", "completion_tokens"),
         plain_text=_compile_plain_text(choices, text, finish, usage[0], error),
     )
 

@@ -1,0 +1,154 @@
+"""The books of one worker: a call is opened before its upstream is asked and settled before its last bytes leave.
+
+`settle` has no await, so that no cancellation can split it: usage, cost, one journal record, metrics, one log line.
+Whatever needs the network or the database happens later, in the flusher.
+"""
+
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import Any, Protocol
+
+from engine.billing.pricing import price_usage
+from engine.call import Call
+from engine.routing.resolve import find_price
+from engine.wire.answers import AnswerReader
+from engine.wire.rescue import RescueStream, count_delivered_tokens
+from engine.wire.usage import Usage
+
+Record = dict[str, Any]
+NOTHING = Usage()
+CHARGED_AS_DELIVERED = ("delivered", "provider")
+
+
+class Journal(Protocol):
+    def append_begun(self, record: Record) -> None: ...
+    def append_ended(self, record: Record) -> None: ...
+
+
+class Books:
+    """`on_settled` gets every record after it is in the journal (metrics, the log line)."""
+
+    def __init__(
+        self, journal: Journal, clock: Callable[[], float], on_settled: Sequence[Callable[[Call, Record], None]]
+    ) -> None:
+        self._journal, self._clock, self._on_settled = journal, clock, on_settled
+
+    def open(self, call: Call) -> None:
+        """Write down that the upstream is about to be asked. Raises DependencyAway when that cannot be kept."""
+        self._journal.append_begun(
+            {
+                "id": call.id,
+                "request_id": call.request_id,
+                "started_at": call.started_at,
+                "key_id": call.caller.key_id if call.caller else None,
+                "user_id": call.caller.user_id if call.caller else None,
+                "surface": call.surface,
+                "requested_model": call.requested_model,
+                "stream": call.stream,
+                "tags": call.tags,
+                "config_revision": call.snapshot.version,
+            }
+        )
+        call.begun_recorded = True
+
+    def settle(self, call: Call, status: str, reader: AnswerReader | None = None, error: str = "") -> None:
+        """Close the call, once: `status` is ok, error, aborted or interrupted."""
+        if call.settled:
+            return
+        call.settled = True
+        call.status, call.error = status, error
+        call.usage = measure_usage(call, reader)
+        call.cost = self._cost(call, reader)
+        record = write_record(call, self._clock() - call.began)
+        if call.begun_recorded or call.model is not None:
+            self._journal.append_ended(record)
+        for listen in self._on_settled:
+            listen(call, record)
+
+    def _cost(self, call: Call, reader: AnswerReader | None) -> Decimal:
+        if call.model is None or call.served is None or call.policy is None or reader is None:
+            return Decimal(0)
+        billing, delivered = call.policy.billing, bool(reader.texts) or reader.carries
+        if call.status == "error" and (billing.on_error == "never" or not delivered):
+            return Decimal(0)
+        if call.status in ("aborted", "interrupted"):
+            if billing.on_abort == "never" or (billing.on_abort == "delivered" and not delivered):
+                return Decimal(0)
+        return price_usage(call.usage or NOTHING, find_price(call.model, call.served), billing.markup)
+
+
+def measure_usage(call: Call, reader: AnswerReader | None) -> Usage | None:
+    """What the provider reported, else an estimate of what was delivered, else nothing."""
+    if reader is None or not (reader.begun or reader.usage):
+        return None
+    if isinstance(reader, RescueStream) and reader.shown_usage is not None:
+        return reader.shown_usage
+    if reader.usage is not None:
+        return reader.usage
+    return Usage(
+        input=estimate_input_tokens(call.request), output=count_delivered_tokens(reader.texts), estimated=True
+    )
+
+
+def estimate_input_tokens(request: dict[str, Any]) -> int:
+    """Tokens of a request's texts at four characters each; an image counts as a thousand."""
+    characters = 0
+    messages = request.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        content = message.get("content") if isinstance(message, dict) else None
+        characters += _count_characters(content)
+    for name in ("prompt", "input"):
+        characters += _count_characters(request.get(name))
+    return -(-characters // 4)
+
+
+def _count_characters(content: Any) -> int:
+    if isinstance(content, str):
+        return len(content)
+    if not isinstance(content, list):
+        return 0
+    characters = 0
+    for part in content:
+        if isinstance(part, str):
+            characters += len(part)
+        elif isinstance(part, dict):
+            text = part.get("text")
+            characters += len(text) if isinstance(text, str) else 4000
+    return characters
+
+
+def write_record(call: Call, seconds: float) -> Record:
+    """The call record, as `GET /admin/calls` shows it. Amounts are decimal text."""
+    served, usage, caller = call.served, call.usage, call.caller
+    record: Record = {
+        "id": call.id,
+        "request_id": call.request_id,
+        "started_at": call.started_at,
+        "key_id": caller.key_id if caller else None,
+        "user_id": caller.user_id if caller else None,
+        "surface": call.surface,
+        "requested_model": call.requested_model,
+        "model": served.model if served else None,
+        "provider": served.provider.name if served else None,
+        "attempts": [attempt.as_record() for attempt in call.attempts],
+        "status": call.status,
+        "http_status": call.http_status,
+        "tokens": usage.as_record() if usage else {},
+        "usage_source": "none" if usage is None else "estimated" if usage.estimated else "reported",
+        "cost_usd": format_usd(call.cost),
+        "first_token_ms": call.first_token_ms,
+        "total_ms": round(seconds * 1000, 3),
+        "tags": call.tags,
+        "stream": call.stream,
+        "rescued_by": call.rescued_by,
+        "damaged": call.damaged,
+        "config_revision": call.snapshot.version,
+    }
+    if call.error:
+        record["error"] = call.error[:500]
+    return record
+
+
+def format_usd(amount: Decimal) -> str:
+    """Plain decimal digits, never an exponent."""
+    return format(amount.normalize(), "f") if amount else "0"

@@ -1,0 +1,51 @@
+"""`GET /v1/models` and `/v1/models/{id}`: what a key may ask for, in OpenAI's list shape with the facts we have."""
+
+from collections.abc import Callable
+from typing import Any
+
+from engine.config.snapshot import Model, Price, Snapshot
+from engine.errors import NotFound
+from engine.gateway import Rooms
+from engine.http.respond import Send, respond_json
+from engine.routing.resolve import is_allowed, list_visible
+
+
+class ModelCatalog:
+    def __init__(self, rooms: Rooms, read_snapshot: Callable[[], Snapshot]) -> None:
+        self._rooms, self._read_snapshot = rooms, read_snapshot
+
+    async def list_models(self, scope: Any, receive: Any, send: Send) -> None:
+        caller = await self._rooms.identity.identify(scope["headers"])
+        models = list_visible(self._read_snapshot(), caller)
+        await respond_json(send, 200, {"object": "list", "data": [describe_model(model) for model in models]})
+
+    async def show_model(self, scope: Any, receive: Any, send: Send, name: str) -> None:
+        caller = await self._rooms.identity.identify(scope["headers"])
+        model = self._read_snapshot().names.get(name)
+        if model is None or (caller.models is not None and not is_allowed(caller.models, model, name)):
+            raise NotFound(f"the model {name[:200]!r} does not exist", code="model_not_found", param="model")
+        await respond_json(send, 200, describe_model(model))
+
+
+def describe_model(model: Model) -> dict[str, Any]:
+    """One row of the list: OpenAI's four fields, then ours."""
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": model.owned_by,
+        "aliases": list(model.aliases),
+        "capabilities": sorted(model.capabilities),
+        "context_length": model.context,
+        "max_output_tokens": model.output,
+        "pricing": describe_price(model.price),
+        "providers": [target.provider.name for target in model.targets],
+    }
+
+
+def describe_price(price: Price | None) -> dict[str, str] | None:
+    """US dollars per token as decimal text, the way the field lists prices."""
+    if price is None:
+        return None
+    names = {"prompt": price.input, "completion": price.output, "input_cache_read": price.cached_input}
+    return {name: format(amount.normalize(), "f") for name, amount in names.items()}

@@ -1,0 +1,211 @@
+"""The door: a bounded body, one snapshot, one `Call`, and the corridor. Also where a client that leaves is noticed.
+
+A client's leaving cancels the corridor's task (or, with `on_disconnect: drain`, mutes its reply and lets the answer
+be read on for a while). The server protocol tells it through `scope["extensions"]["gatewayz.disconnect"]`; under any
+other server a watcher reads `http.disconnect`.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from engine.call import Call
+from engine.config.snapshot import Snapshot
+from engine.errors import BodyTooLarge, ClientGone, GatewayError, InvalidRequest, WrongMediaType
+from engine.gateway import Rooms, carry
+from engine.http.dialects import OPENAI, Dialect
+from engine.http.identifiers import CallIds
+from engine.http.respond import Reply, Send
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+DISCONNECT = "gatewayz.disconnect"
+DRAIN_S = 60.0
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+_MAX_TAGS = 20
+
+
+class OpenCalls:
+    """The calls under way, so that a drain can wait for them and end the rest."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[Call, asyncio.Task[Any]] = {}
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def add(self, call: Call, task: asyncio.Task[Any]) -> None:
+        self._tasks[call] = task
+        self._empty.clear()
+
+    def remove(self, call: Call) -> None:
+        self._tasks.pop(call, None)
+        if not self._tasks:
+            self._empty.set()
+
+    async def finish(self, within_s: float) -> None:
+        """Wait for the open calls; what is still open then is ended in-band and settled."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self._empty.wait()
+        except TimeoutError:
+            for task in list(self._tasks.values()):
+                task.cancel()
+            await self._empty.wait()
+
+
+class InferenceDoor:
+    """The ASGI endpoint of one inference route."""
+
+    def __init__(
+        self,
+        operation: str,
+        surface: str,
+        rooms: Rooms,
+        read_snapshot: Callable[[], Snapshot],
+        open_calls: OpenCalls,
+        ids: CallIds,
+        dialect: Dialect = OPENAI,
+    ) -> None:
+        self._operation, self._surface, self._dialect = operation, surface, dialect
+        self._rooms, self._read_snapshot = rooms, read_snapshot
+        self._open_calls, self._ids = open_calls, ids
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        now = time.time()
+        call_id, headers = self._ids.make(now), scope["headers"]
+        client = scope.get("client")
+        call = Call(
+            id=call_id,
+            request_id=call_id,
+            operation=self._operation,
+            surface=self._surface,
+            started_at=now,
+            began=self._rooms.clock(),
+            snapshot=self._read_snapshot(),
+            client_ip=client[0] if client else "",
+        )
+        reply = Reply(send, call, self._dialect)
+        task = asyncio.current_task()
+        assert task is not None
+        self._open_calls.add(call, task)
+        leaving = Leaving(call, reply, task)
+        try:
+            read_call_headers(call, headers)
+            call.body = await read_body(headers, receive, call.snapshot.server.max_body_bytes)
+            leaving.watch(scope, receive)
+            await carry(call, headers, self._rooms, reply)
+        except GatewayError as error:
+            call.http_status = error.status
+            self._rooms.books.settle(call, "error", error=error.message)
+            if not isinstance(error, ClientGone):
+                await reply.fail(error)
+        except asyncio.CancelledError:
+            if not call.client_gone:
+                raise
+            self._rooms.books.settle(call, "aborted")
+        finally:
+            leaving.unwatch()
+            self._open_calls.remove(call)
+
+
+class Leaving:
+    """Notices that the client went away, and acts on it once."""
+
+    __slots__ = ("_call", "_reply", "_signal", "_task", "_watcher")
+
+    def __init__(self, call: Call, reply: Reply, task: asyncio.Task[Any]) -> None:
+        self._call, self._reply, self._task = call, reply, task
+        self._signal: Any = None
+        self._watcher: asyncio.Task[None] | None = None
+
+    def watch(self, scope: Scope, receive: Receive) -> None:
+        extensions = scope.get("extensions")
+        self._signal = extensions.get(DISCONNECT) if extensions else None
+        if self._signal is not None:
+            self._signal.subscribe(self._act)
+        else:
+            self._watcher = asyncio.get_running_loop().create_task(self._wait_for_disconnect(receive))
+
+    def unwatch(self) -> None:
+        if self._signal is not None:
+            self._signal.unsubscribe()
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    def _act(self) -> None:
+        call = self._call
+        if call.client_gone or self._reply.ended:
+            return
+        call.client_gone = True
+        if call.policy is not None and call.policy.on_disconnect == "drain" and call.attempts:
+            self._reply.muted = True
+            asyncio.get_running_loop().call_later(DRAIN_S, self._task.cancel)
+        else:
+            self._task.cancel()
+
+    async def _wait_for_disconnect(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._act()
+
+
+def read_call_headers(call: Call, headers: list[tuple[bytes, bytes]]) -> None:
+    """Request id, tags and media type of a request; everything else of the headers is identity's."""
+    media_type = b""
+    for name, value in headers:
+        if name == b"x-request-id":
+            if _REQUEST_ID.fullmatch(value):
+                call.request_id = value.decode()
+        elif name == b"x-tags":
+            call.tags = parse_tags(value.decode("latin-1"))
+        elif name == b"content-type":
+            media_type = value
+    if media_type[:16] != b"application/json" and b"json" not in media_type.lower():
+        raise WrongMediaType("the content type must be application/json")
+
+
+def parse_tags(text: str) -> dict[str, str]:
+    """`team=search,feature=rag` as a mapping. Raises InvalidRequest when it is not of that form."""
+    tags: dict[str, str] = {}
+    for pair in text.split(","):
+        name, equals, value = (piece.strip() for piece in pair.partition("="))
+        if not name and not equals:
+            continue
+        if not (name and equals and len(name) <= 64 and len(value) <= 256):
+            raise InvalidRequest("x-tags must look like `team=search,feature=rag`", param="x-tags")
+        tags[name] = value
+    if len(tags) > _MAX_TAGS:
+        raise InvalidRequest(f"x-tags may carry {_MAX_TAGS} tags", param="x-tags")
+    return tags
+
+
+async def read_body(headers: list[tuple[bytes, bytes]], receive: Receive, limit: int) -> bytes:
+    """The whole body; a larger one is refused as soon as that is known, not after it was read."""
+    too_large = f"the body is larger than {limit} bytes (server.max_body_mb)"
+    for name, value in headers:
+        if name == b"content-length" and value.isdigit() and int(value) > limit:
+            raise BodyTooLarge(too_large)
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body"):
+        body: bytes = message.get("body", b"")
+        if len(body) > limit:
+            raise BodyTooLarge(too_large)
+        return body
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        if message["type"] == "http.disconnect":
+            raise ClientGone("the client left before its request was complete")
+        pieces.append(message.get("body", b""))
+        size += len(pieces[-1])
+        if size > limit:
+            raise BodyTooLarge(too_large)
+        if not message.get("more_body"):
+            return b"".join(pieces)
+        message = await receive()

@@ -1,0 +1,189 @@
+"""The rim towards the client: `Reply` pushes bytes, commits the headers at the first of them, and speaks errors.
+
+Nothing is sent before content is there, except that a streamed call which stays silent for `keepalive_s` is told
+200 and then gets a sign of life. Every error is written in the dialect of the surface.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from decimal import Decimal
+from typing import Any
+
+import orjson
+
+from engine.billing.books import format_usd
+from engine.call import Call
+from engine.errors import GatewayError
+from engine.http.dialects import Dialect
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+_STREAM_HEADERS: Headers = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Reply:
+    """What the corridor may do to the client: send, finish, fail. One for each call."""
+
+    __slots__ = (
+        "_call",
+        "_dialect",
+        "_extra",
+        "_keepalive",
+        "_keepalive_s",
+        "_last_sent",
+        "_loop",
+        "_send",
+        "_sign",
+        "ended",
+                "muted",
+        "started",
+    )
+
+    def __init__(self, send: Send, call: Call, dialect: Dialect) -> None:
+        self._send = send
+        self._call = call
+        self._dialect = dialect
+        self._loop = asyncio.get_running_loop()
+        self._keepalive: asyncio.TimerHandle | None = None
+        self._keepalive_s = 0.0
+        self._last_sent = 0.0
+        self._sign: asyncio.Task[None] | None = None
+        self._extra: Headers = []
+        self.muted = False
+        """The client is gone and the answer is read on without it."""
+        self.started = False
+        self.ended = False
+
+    def add_headers(self, headers: Mapping[str, str]) -> None:
+        """Headers of this answer beyond those every answer has (limits)."""
+        for name, value in headers.items():
+            self._extra.append((name.encode(), value.encode()))
+
+    def promise_life(self, keepalive_s: float) -> None:
+        """From now on no streamed call stays silent for longer than this many seconds."""
+        if keepalive_s > 0 and self._call.stream and self._dialect.sign_of_life:
+            self._keepalive_s, self._last_sent = keepalive_s, self._loop.time()
+            self._keepalive = self._loop.call_later(keepalive_s, self._check_silence)
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes of a stream; the first ones commit status and headers."""
+        if self.muted:
+            return
+        if self._sign is not None:
+            await self._sign
+        if not self.started:
+            await self._start(200, _STREAM_HEADERS)
+        self._last_sent = self._loop.time()
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def finish(self, tail: bytes, cost_usd: Decimal | None) -> None:
+        """Send the end of a settled answer: for a plain call all of it."""
+        self._stop_signs()
+        self.ended = True
+        if self.muted:
+            return
+        if self._sign is not None:
+            await self._sign
+        if not self.started:
+            if self._call.stream:
+                await self._start(200, _STREAM_HEADERS)
+            else:
+                await self._start(200, _plain_headers(len(tail), cost_usd))
+        await self._send({"type": "http.response.body", "body": tail, "more_body": False})
+
+    async def fail(self, error: GatewayError) -> None:
+        """Tell the client: with a true status while nothing was sent, else in-band."""
+        self._stop_signs()
+        if self.ended or self.muted:
+            return
+        self.ended = True
+        if self._sign is not None:
+            await self._sign
+        if self.started:
+            body = self._dialect.write_stream_error(error, self._call.request_id)
+        else:
+            body = self._dialect.write_error(error, self._call.request_id)
+            await self._start(error.status, _error_headers(error, len(body)))
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def _start(self, status: int, headers: Headers) -> None:
+        self.started = True
+        self._call.http_status = status
+        all_headers = headers + self._call_headers() + self._extra
+        await self._send({"type": "http.response.start", "status": status, "headers": all_headers})
+
+    def _call_headers(self) -> Headers:
+        call = self._call
+        headers = [(b"x-request-id", call.request_id.encode())]
+        if call.requested_model:
+            headers.append((b"x-requested-model", _header_text(call.requested_model)))
+        if call.attempts:
+            last = call.attempts[-1]
+            headers += (
+                (b"x-provider", _header_text(last.provider)),
+                (b"x-model", _header_text(last.model)),
+                (b"x-attempts", b"%d" % len(call.attempts)),
+            )
+        headers.append((b"x-config-revision", call.snapshot.version[:12].encode()))
+        return headers
+
+    def _check_silence(self) -> None:
+        silent_s = self._loop.time() - self._last_sent
+        if silent_s < self._keepalive_s:
+            wait_s = self._keepalive_s - silent_s
+        else:
+            wait_s = self._keepalive_s
+            if self._sign is None or self._sign.done():
+                self._sign = self._loop.create_task(self._show_life())
+        self._keepalive = self._loop.call_later(wait_s, self._check_silence)
+
+    async def _show_life(self) -> None:
+        self._last_sent = self._loop.time()
+        if not self.started:
+            await self._start(200, _STREAM_HEADERS)
+        body = self._dialect.sign_of_life
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    def _stop_signs(self) -> None:
+        if self._keepalive is not None:
+            self._keepalive.cancel()
+            self._keepalive = None
+
+    def drop(self) -> None:
+        """The call is over without another word (the client went away)."""
+        self._stop_signs()
+        self.ended = True
+
+
+def _plain_headers(length: int, cost_usd: Decimal | None) -> Headers:
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % length)]
+    if cost_usd is not None:
+        headers.append((b"x-cost-usd", format_usd(cost_usd).encode()))
+    return headers
+
+
+def _error_headers(error: GatewayError, length: int) -> Headers:
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % length)]
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % max(-(-error.retry_after_s // 1), 1)))
+    return headers
+
+
+def _header_text(text: str) -> bytes:
+    """Header-safe: anything but visible ASCII is percent-written, so that no name can add a header."""
+    if text.isascii() and text.isprintable():
+        return text.encode()
+    return b"".join(b"%c" % byte if 0x20 < byte < 0x7F else b"%%%02X" % byte for byte in text.encode())
+
+
+async def respond_json(send: Send, status: int, doc: Any, headers: Headers | None = None) -> None:
+    """One whole JSON answer, for routes that are not inference."""
+    body = doc if isinstance(doc, bytes) else orjson.dumps(doc)
+    head: Headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *(headers or ())]
+    await send({"type": "http.response.start", "status": status, "headers": head})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

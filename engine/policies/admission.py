@@ -1,0 +1,74 @@
+"""The one place where a call takes what it must give back: its places under the limits.
+
+`async with admission.admit(call, plan)`: entering may refuse with 429, leaving always gives back and corrects the
+tokens that were reserved. Nothing in here waits, so nothing in here can be cut in half by a cancellation.
+"""
+
+from collections.abc import Callable
+from types import TracebackType
+
+from engine.call import Call
+from engine.config.snapshot import Limit, Policy
+from engine.policies.limits import Grant, Limiter
+
+Scopes = list[tuple[str, str, Limit]]
+
+
+class Admission:
+    def __init__(self, limiter: Limiter, clock: Callable[[], float]) -> None:
+        self._limiter, self._clock = limiter, clock
+
+    def admit(self, call: Call, policy: Policy) -> "Admitted":
+        """A context that holds the call's places; it raises LimitExceeded when there are none."""
+        return Admitted(call, policy, self._limiter, self._clock)
+
+
+class Admitted:
+    __slots__ = ("_call", "_clock", "_grant", "_limiter", "_policy")
+
+    def __init__(self, call: Call, policy: Policy, limiter: Limiter, clock: Callable[[], float]) -> None:
+        self._call, self._policy, self._limiter, self._clock = call, policy, limiter, clock
+        self._grant: Grant | None = None
+
+    async def __aenter__(self) -> dict[str, str]:
+        """The x-ratelimit headers of the answer."""
+        call, caller = self._call, self._call.caller
+        if not self._policy.limits or caller is None or caller.unlimited:
+            return {}
+        scopes = find_scopes(call, self._policy)
+        if not scopes:
+            return {}
+        tokens = reserve_tokens(call, self._policy) if any(scope[2].tokens for scope in scopes) else 0
+        now = self._clock()
+        self._grant = self._limiter.take(scopes, tokens, now)
+        return self._grant.headers(now)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._grant is not None:
+            now, usage = self._clock(), self._call.usage
+            self._grant.correct(usage.prompt + usage.completion if usage else 0, now)
+            self._grant.release(now)
+
+
+def find_scopes(call: Call, policy: Policy) -> Scopes:
+    """Whom the policy's limits count this call for."""
+    caller, limits = call.caller, policy.limits
+    identities = {
+        "key": caller.key_id if caller else "",
+        "user": caller.user_id if caller else "",
+        "model": call.model.name if call.model else "",
+        "ip": call.client_ip,
+        "system": "all",
+    }
+    return [(scope, identity, limits[scope]) for scope, identity in identities.items() if scope in limits]
+
+
+def reserve_tokens(call: Call, policy: Policy) -> int:
+    """The estimate that is counted up front: the prompt and what the caller allows, never the model's limit."""
+    request = call.request
+    wanted = request.get("max_completion_tokens") or request.get("max_tokens")
+    if call.operation == "embeddings":
+        wanted = 0
+    return call.input_estimate + (wanted if isinstance(wanted, int) else policy.assume_output_tokens)

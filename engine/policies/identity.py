@@ -1,0 +1,64 @@
+"""Who is calling: the key of a request becomes a `Caller`, or the request ends with 401, 403 or 503."""
+
+import hmac
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+from engine.call import Caller
+from engine.errors import KeyRefused, NotAllowed
+from engine.secret import Secret
+
+Headers = Sequence[tuple[bytes, bytes]]
+KEY_FORMAT = re.compile(r"gw_(live|test|staging|dev)_[A-Za-z0-9_-]{43}")
+_KEY_HEADERS = (b"authorization", b"x-api-key", b"x-goog-api-key")
+
+
+class Keys(Protocol):
+    """The known keys (storage/keys.py)."""
+
+    def find(self, key_text: str) -> Caller | None: ...
+
+    async def fetch(self, key_text: str) -> Caller: ...
+
+
+class Identity:
+    def __init__(self, keys: Keys, admin_key: Secret | None) -> None:
+        self._keys = keys
+        self._admin_key = admin_key.reveal().encode() if admin_key else b""
+        self._admin = Caller("admin-environment", "admin", role="admin", name="GATEWAYZ_ADMIN_KEY", unlimited=True)
+
+    async def identify(self, headers: Headers) -> Caller:
+        """The caller behind a request's headers. Raises KeyRefused, or DependencyAway when nobody can tell."""
+        text = read_key(headers)
+        if self._admin_key and hmac.compare_digest(text.encode(), self._admin_key):
+            return self._admin
+        if KEY_FORMAT.fullmatch(text) is None:
+            raise KeyRefused("the API key is not valid: a key looks like gw_live_... with 43 characters behind it")
+        return self._keys.find(text) or await self._keys.fetch(text)
+
+    async def identify_admin(self, headers: Headers) -> Caller:
+        """The same for the administration routes: only role admin passes."""
+        caller = await self.identify(headers)
+        if caller.role != "admin":
+            raise NotAllowed("this route is for administrators", code="insufficient_permissions")
+        return caller
+
+
+def read_key(headers: Headers) -> str:
+    """The one key of a request; two different ones are refused rather than chosen from."""
+    found: set[str] = set()
+    for name, value in headers:
+        if name in _KEY_HEADERS:
+            text = value.decode("latin-1").strip()
+            if name == b"authorization":
+                scheme, _, text = text.partition(" ")
+                if scheme.lower() != "bearer":
+                    raise KeyRefused("the Authorization header must be `Bearer <key>`")
+                text = text.strip()
+            found.add(text)
+    if not found:
+        raise KeyRefused("no API key was given; send `Authorization: Bearer gw_live_...`", code="api_key_missing")
+    if len(found) > 1:
+        raise KeyRefused("the request carries two different API keys")
+    return found.pop()

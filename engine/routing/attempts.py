@@ -1,0 +1,161 @@
+"""One attempt after another for one call: open the exchange, choose how its answer is read, pump it to the client.
+
+The reader of the latest attempt that delivered something stays here, because a rescue begins where it stopped.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from engine.call import Attempt, Call
+from engine.config.snapshot import Credential, Endpoint, Target, Timeouts
+from engine.errors import UpstreamFailure, UpstreamTimedOut
+from engine.upstream.exchange import Continuation, Exchange, render_body
+from engine.upstream.reply import Reply
+from engine.wire.answers import AnswerReader, SameWireAnswer, SameWireStream
+from engine.wire.rescue import CONTINUE, RescueStream, read_identity
+from engine.wire.translation import Translation, open_translation
+
+Relay = Callable[[Reply, AnswerReader, Attempt, Timeouts], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rescue:
+    mode: str
+    """continue or restart"""
+
+
+class Attempts:
+    __slots__ = ("_before_first", "_call", "_clock", "_exchange", "_relay", "_timeouts", "_translation", "last", "reader")
+
+    def __init__(
+        self,
+        call: Call,
+        timeouts: Timeouts,
+        exchange: Exchange,
+        relay: Relay,
+        clock: Callable[[], float],
+        before_first: Callable[[Call], None],
+    ) -> None:
+        self._call, self._timeouts, self._exchange, self._relay = call, timeouts, exchange, relay
+        self._clock, self._before_first = clock, before_first
+        self._translation: Translation | None = None
+        self.reader: AnswerReader | None = None
+        self.last: Attempt
+
+    async def make(
+        self, target: Target, credential: Credential, mode: str, rescue: Rescue | None = None
+    ) -> AnswerReader:
+        """Ask one target once and relay its answer; returns the reader of a whole answer or raises UpstreamFailure."""
+        call, began = self._call, self._clock()
+        clocks = self._remaining(began)
+        if not call.attempts:
+            self._before_first(call)
+        attempt = Attempt(target.provider.name, target.model, credential.name, began - call.began, mode=mode)
+        call.attempts.append(attempt)
+        self.last = attempt
+        reader: AnswerReader | None = None
+        try:
+            endpoint = target.provider.endpoints[call.operation]
+            body = self._render(target, endpoint, rescue)
+            upstream = await self._exchange.open(target, endpoint, credential, body, clocks, stream=call.stream)
+            try:
+                reader = self._choose_reader(upstream, target, endpoint, rescue)
+                await self._relay(upstream, reader, attempt, clocks)
+            finally:
+                upstream.close()
+        except UpstreamFailure as failure:
+            attempt.outcome = f"timeout:{failure.clock}" if failure.clock else failure.kind
+            attempt.reason = failure.message
+            raise
+        else:
+            attempt.outcome = "ok"
+        finally:
+            if attempt.outcome == "running":
+                attempt.outcome = "cancelled"
+            attempt.seconds = self._clock() - began
+            self._keep(reader, target, attempt)
+        return reader
+
+    def delivered_chars(self) -> int:
+        return sum(map(len, self.reader.texts)) if self.reader is not None else 0
+
+    def can_be_rescued(self) -> bool:
+        """Only the plain text of one choice goes on elsewhere."""
+        reader, call = self.reader, self._call
+        return (
+            isinstance(reader, SameWireStream | RescueStream)
+            and not reader.carries
+            and call.operation == "chat"
+            and call.request.get("n", 1) in (None, 1)
+        )
+
+    def _keep(self, reader: AnswerReader | None, target: Target, attempt: Attempt) -> None:
+        """What this attempt used belongs to it; the reader that reached the client stays."""
+        if reader is None:
+            return
+        attempt.usage = reader.usage
+        if reader.begun:
+            self.reader = reader
+            if self._call.began_target is None:
+                self._call.began_target = target
+            self._call.served = target
+            self._call.damaged += reader.damaged
+
+    def _remaining(self, now: float) -> Timeouts:
+        """The clocks of the next attempt, none longer than what is left of the whole call's."""
+        clocks, spent = self._timeouts, now - self._call.began
+        left = clocks.total_s - spent
+        if left <= 0:
+            raise UpstreamTimedOut(f"the call did not end within {clocks.total_s:g} s (clock: total)")
+        if left >= clocks.answer_s:
+            return clocks
+        return replace(
+            clocks,
+            connect_s=min(clocks.connect_s, left),
+            headers_s=min(clocks.headers_s, left),
+            first_token_s=min(clocks.first_token_s, left),
+            answer_s=left,
+        )
+
+    def _render(self, target: Target, endpoint: Endpoint, rescue: Rescue | None) -> bytes:
+        call = self._call
+        surface = call.snapshot.surfaces[call.operation]
+        if endpoint.format is surface:
+            continuation = None
+            if rescue is not None and rescue.mode == CONTINUE and self.reader is not None:
+                continuation = Continuation("".join(self.reader.texts))
+            return render_body(call, target, endpoint, continuation)
+        self._translation = open_translation(call, surface, endpoint.format, target)
+        return self._translation.body
+
+    def _choose_reader(
+        self, upstream: Reply, target: Target, endpoint: Endpoint, rescue: Rescue | None
+    ) -> AnswerReader:
+        call, format = self._call, endpoint.format
+        surface = call.snapshot.surfaces[call.operation]
+        if format is not surface:
+            assert self._translation is not None
+            return self._translation.reader(upstream.header(b"content-type") or b"")
+        if not call.stream:
+            return SameWireAnswer(format)
+        if (upstream.header(b"content-type") or b"").startswith(b"application/json"):
+            return open_translation(call, surface, format, target).unstreamed_reader()
+        if rescue is not None and isinstance(self.reader, SameWireStream | RescueStream):
+            call.rescued_by.append(target.name)
+            identity = read_identity(self.reader.first_read, format.need_look())
+            return RescueStream(
+                format,
+                format.need_look(),
+                self.reader,
+                mode=rescue.mode,
+                identity=identity,
+                rescued_by=call.rescued_by,
+                usage_asked=call.usage_asked,
+            )
+        choices = call.request.get("n")
+        return SameWireStream(
+            format,
+            format.need_look(),
+            hide_usage=not call.usage_asked,
+            choices=choices if isinstance(choices, int) and choices > 1 else 1,
+        )

@@ -1,0 +1,300 @@
+"""The loop that asks targets until the answer is whole, or until nobody is left to ask.
+
+One `Delivery` for each call. A failure is classified by the policy: try the same target again after a pause, leave it
+for the next one, go on elsewhere with a stream that was cut (rescue), or tell the caller.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from engine.call import Attempt, Call
+from engine.config.snapshot import Credential, Target
+from engine.errors import (
+    GatewayError,
+    NobodyAvailable,
+    UpstreamBroke,
+    UpstreamFailure,
+    UpstreamRefused,
+    UpstreamTimedOut,
+)
+from engine.routing.attempts import Attempts, Rescue
+from engine.routing.balance import Chance, Latencies, order_targets
+from engine.routing.breaker import Breakers
+from engine.routing.credentials import COOLING_KINDS, CoolDowns
+from engine.routing.resolve import Plan
+from engine.wire.answers import AnswerReader
+from engine.wire.rescue import CONTINUE, RESTART, TextDiffers
+
+
+@dataclass(slots=True)
+class Router:
+    """What routing remembers between calls, and where it takes time and chance from. One for each worker."""
+
+    breakers: Breakers
+    cool_downs: CoolDowns
+    latencies: Latencies
+    clock: Callable[[], float]
+    chance: Chance
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+
+class Delivery:
+    """Asks the targets of one call, in order, until one has answered whole."""
+
+    __slots__ = ("_attempts", "_call", "_failures", "_plan", "_router", "_skipped_until")
+
+    def __init__(self, call: Call, plan: Plan, router: Router, attempts: Attempts) -> None:
+        self._call, self._plan, self._router, self._attempts = call, plan, router, attempts
+        self._failures: list[tuple[Target, UpstreamFailure]] = []
+        self._skipped_until: list[float] = []
+
+    async def run(self) -> AnswerReader:
+        """The reader of a whole answer (its tail is still to be sent). Raises a GatewayError when nobody can."""
+        targets = self._order()
+        for position, target in enumerate(targets):
+            if not self._may_help(target):
+                continue
+            reader = await self._ask(target, targets[position + 1 :])
+            if reader is not None:
+                return reader
+        raise self._give_up()
+
+    def _order(self) -> list[Target]:
+        plan = self._plan
+        if len(plan.targets) == 1:
+            return list(plan.targets)
+        request = self._call.request
+        wanted = request.get("max_completion_tokens") or request.get("max_tokens")
+        output = wanted if isinstance(wanted, int) else plan.policy.assume_output_tokens
+        return order_targets(
+            plan,
+            self._router.latencies,
+            self._router.chance,
+            input_tokens=self._call.input_estimate,
+            output_tokens=output,
+        )
+
+    def _may_help(self, target: Target) -> bool:
+        """A prompt that was too long is only sent on to a larger context."""
+        for failed, failure in self._failures:
+            if failure.kind != "context_length_exceeded":
+                continue
+            if target.context and failed.context:
+                if target.context <= failed.context:
+                    return False
+            elif target.model == failed.model:
+                return False
+        return True
+
+    async def _ask(self, target: Target, rest: list[Target]) -> AnswerReader | None:
+        """Try one target as often as the policy allows. None: go on with the next one."""
+        rule, now = self._plan.policy.breaker, self._router.clock()
+        admitted = self._router.breakers.admit(target.name, rule, now)
+        if admitted == "open":
+            wait_s = self._router.breakers.seconds_until_open(target.name, now)
+            self._skipped_until.append(wait_s or rule.open_s)
+            return None
+        tries = 0
+        while True:
+            credential = await self._pick_credential(target)
+            if credential is None:
+                if admitted == "probe":
+                    self._router.breakers.give_back_probe(target.name)
+                return None
+            tries += 1
+            try:
+                return await self._try_once(target, credential, admitted == "probe")
+            except UpstreamFailure as failure:
+                self._failures.append((target, failure))
+                reader = self._attempts.reader
+                if reader is not None and reader.begun and self._call.stream:
+                    return await self._rescue(failure, rest)
+                if failure.matches(self._plan.policy.failover.never):
+                    raise word_refusal(target, failure) from failure
+                pause_s = self._pause_before_retry(failure, tries)
+                self._router.cool_downs.note_failure(
+                    credential, failure, pause_s or 0.0, self._router.clock()
+                )
+                if self._has_other_credential(target, failure):
+                    tries -= 1
+                    continue
+                if admitted == "probe" or pause_s is None:
+                    if failure.matches(self._plan.policy.failover.on):
+                        return None
+                    raise word_refusal(target, failure) from failure
+                await self._router.sleep(pause_s)
+
+    async def _try_once(self, target: Target, credential: Credential, is_probe: bool) -> AnswerReader:
+        breakers, rule = self._router.breakers, self._plan.policy.breaker
+        judged = False
+        try:
+            reader = await self._attempts.make(target, credential, self._mode_of_next(target))
+            breakers.note_success(target.name, rule, self._router.clock())
+            self._router.cool_downs.note_success(credential)
+            judged = True
+            if self._attempts.last.first_token_ms is not None:
+                self._router.latencies.note(target.name, self._attempts.last.first_token_ms / 1000)
+            return reader
+        except UpstreamFailure as failure:
+            if failure.matches(rule.counts):
+                breakers.note_failure(target.name, rule, self._router.clock())
+                judged = True
+            raise
+        finally:
+            if is_probe and not judged:
+                breakers.give_back_probe(target.name)
+
+    def _mode_of_next(self, target: Target) -> str:
+        if not self._failures:
+            return "first"
+        return "retry" if self._failures[-1][0] is target else "failover"
+
+    async def _pick_credential(self, target: Target) -> Credential | None:
+        """A credential of the target, waiting for one that is cool again soon enough."""
+        router, auth = self._router, target.provider.auth
+        credential = router.cool_downs.pick(auth, target.model, router.clock(), router.chance)
+        if credential is not None:
+            return credential
+        wait_s = router.cool_downs.seconds_until_usable(auth, target.model, router.clock())
+        if wait_s is None:
+            return None
+        if wait_s > self._plan.policy.retry.honour_retry_after_s or self._has_idle_neighbour(target):
+            self._skipped_until.append(wait_s)
+            return None
+        await router.sleep(wait_s)
+        return router.cool_downs.pick(auth, target.model, router.clock(), router.chance)
+
+    def _has_idle_neighbour(self, target: Target) -> bool:
+        """Whether another target could answer now, so that nobody needs to wait for this one's cool-down."""
+        now, router = self._router.clock(), self._router
+        tried = {failed.name for failed, _ in self._failures}
+        return any(
+            other is not target
+            and other.name not in tried
+            and not router.breakers.seconds_until_open(other.name, now)
+            and router.cool_downs.seconds_until_usable(other.provider.auth, other.model, now) == 0
+            for other in self._plan.targets
+        )
+
+    def _has_other_credential(self, target: Target, failure: UpstreamFailure) -> bool:
+        if failure.kind not in COOLING_KINDS or len(target.provider.auth.credentials) == 1:
+            return False
+        router = self._router
+        return router.cool_downs.seconds_until_usable(target.provider.auth, target.model, router.clock()) == 0
+
+    def _pause_before_retry(self, failure: UpstreamFailure, tries: int) -> float | None:
+        """Seconds to wait before the same target is asked again; None: it is not asked again."""
+        rule = self._plan.policy.retry
+        if tries > rule.max or failure.clock is not None or not failure.matches(rule.on):
+            return None
+        backoff = rule.backoff
+        pause_s = min(backoff.first_s * backoff.factor ** (tries - 1), backoff.max_s)
+        pause_s *= 1 + backoff.jitter * (2 * self._router.chance() - 1)
+        if failure.retry_after_s is not None:
+            if failure.retry_after_s > rule.honour_retry_after_s:
+                return None
+            pause_s = max(pause_s, failure.retry_after_s)
+        return pause_s
+
+    async def _rescue(self, failure: UpstreamFailure, rest: list[Target]) -> AnswerReader:
+        """Go on with a begun answer at the next targets, or end it with one clear error."""
+        begun = self._attempts.reader
+        if self._attempts.can_be_rescued():
+            for target in rest:
+                for mode in self._rescue_modes(target):
+                    reader = await self._rescue_at(target, mode)
+                    if reader is not None:
+                        return reader
+                    if begun is not self._attempts.reader:
+                        begun = self._attempts.reader
+        raise UpstreamBroke(
+            f"the answer of {self._call.attempts[0].provider} broke off and could not be continued: "
+            f"{failure.message}",
+            code="stream_broken",
+        ) from failure
+
+    def _rescue_modes(self, target: Target) -> list[str]:
+        policy, modes = self._plan.policy, []
+        if target.prefill and policy.rescue in ("auto", CONTINUE):
+            modes.append(CONTINUE)
+        if self._attempts.delivered_chars() <= policy.restart_max_chars and policy.rescue in ("auto", RESTART):
+            modes.append(RESTART)
+        return modes
+
+    async def _rescue_at(self, target: Target, mode: str) -> AnswerReader | None:
+        """One attempt to go on at one target; None when it could not and the next may try."""
+        now, router = self._router.clock(), self._router
+        if router.breakers.seconds_until_open(target.name, now):
+            return None
+        credential = router.cool_downs.pick(target.provider.auth, target.model, now, router.chance)
+        if credential is None:
+            return None
+        try:
+            reader = await self._attempts.make(target, credential, mode, Rescue(mode))
+        except TextDiffers as different:
+            raise UpstreamBroke(
+                f"the answer of {self._call.attempts[0].provider} broke off, and {target.provider.name} "
+                "answers with a different text",
+                code="stream_broken",
+            ) from different
+        except UpstreamFailure as failure:
+            self._failures.append((target, failure))
+            if failure.matches(self._plan.policy.breaker.counts):
+                router.breakers.note_failure(target.name, self._plan.policy.breaker, router.clock())
+            router.cool_downs.note_failure(credential, failure, 0.0, router.clock())
+            return None
+        router.breakers.note_success(target.name, self._plan.policy.breaker, router.clock())
+        return reader
+
+    def _give_up(self) -> GatewayError:
+        """The one error the caller gets when every target was asked or left alone."""
+        if self._failures:
+            target, failure = max(self._failures, key=lambda each: _WORTH.get(each[1].kind, 1))
+            return word_refusal(target, failure)
+        wait_s = min(self._skipped_until, default=1.0)
+        return NobodyAvailable(
+            f"every provider of {self._plan.model.name!r} is failing or cooling down at the moment",
+            retry_after_s=max(wait_s, 1.0),
+        )
+
+
+# Which of several failures says most to the caller.
+_WORTH = {"content_filter": 5, "context_length_exceeded": 4, "invalid_request": 3, "429": 2, "401": 0, "403": 0}
+
+
+def word_refusal(target: Target, failure: UpstreamFailure) -> GatewayError:
+    """The final error for a failure: what the caller caused keeps the provider's words, the rest names the provider."""
+    facts, status = failure.error, failure.status
+    if failure.kind in ("invalid_request", "content_filter", "context_length_exceeded"):
+        code = facts.code if facts and facts.code else failure.kind
+        kind = facts.type if facts and facts.type else "invalid_request_error"
+        param = facts.param if facts else None
+        client_status = status if status in (400, 413, 422) else 400
+        return UpstreamRefused(failure.message, status=client_status, type=kind, code=code, param=param)
+    name = target.provider.name
+    if failure.kind == "timeout":
+        return UpstreamTimedOut(f"{name} did not answer in time (clock: {failure.clock})")
+    if failure.kind == "429":
+        refused = UpstreamRefused(
+            f"{name} is limiting requests: {failure.message}",
+            status=429,
+            type="rate_limit_error",
+            code="provider_rate_limited",
+            param=None,
+        )
+        refused.retry_after_s = failure.retry_after_s or 1.0
+        return refused
+    if failure.kind in ("401", "403", "402"):
+        return UpstreamBroke(f"{name} refused the gateway's credential", code="provider_authentication_error")
+    if failure.kind in ("503", "529"):
+        retry_after_s = failure.retry_after_s or 1.0
+        return NobodyAvailable(f"{name} is overloaded: {failure.message}", retry_after_s=retry_after_s)
+    return UpstreamBroke(f"{name} failed ({failure.kind}): {failure.message}")
+
+
+def begin_attempt(call: Call, target: Target, credential: Credential, mode: str, now: float) -> Attempt:
+    """A new line in the call's list of attempts."""
+    attempt = Attempt(target.provider.name, target.model, credential.name, now - call.began, mode=mode)
+    call.attempts.append(attempt)
+    return attempt

@@ -1,0 +1,162 @@
+"""One exchange with one provider: the request is rendered, sent, and its status judged.
+
+A refused or broken exchange is an `UpstreamFailure` whose kind policies can name; a good one is a reply whose body is
+still to be read. The constant part of a request head is kept for each provider, credential and path.
+"""
+
+from base64 import b64encode
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import orjson
+
+from engine.call import Call
+from engine.config.snapshot import Credential, Endpoint, Provider, Target, Timeouts
+from engine.errors import UpstreamFailure
+from engine.secret import Secret
+from engine.upstream.pools import Upstreams
+from engine.upstream.reply import Origin, Reply, write_head
+from engine.wire.splice import edit_members
+
+MAX_ERROR_BYTES = 64 * 1024
+MAX_HEADS = 5_000
+CALLER_KINDS = {400: "invalid_request", 413: "invalid_request", 422: "invalid_request"}
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """The text already delivered, to be continued from an assistant prefill."""
+
+    delivered: str
+
+
+def render_body(call: Call, target: Target, endpoint: Endpoint, continuation: Continuation | None = None) -> bytes:
+    """The body to send on the caller's own wire: the client's bytes with only the declared changes."""
+    provider, request = target.provider, call.request
+    edits: dict[str, Any] = provider.params.edits(request)
+    if call.requested_model != target.model:
+        edits["model"] = target.model
+    if call.stream and not call.usage_asked and provider.stream_usage == "ask":
+        edits |= ask_for_usage(request, endpoint.format.usage_request)
+    if continuation is not None:
+        edits |= _prefill(request, provider, continuation)
+    return edit_members(call.body, request, edits)
+
+
+def ask_for_usage(request: Mapping[str, Any], asking: Mapping[str, Any]) -> dict[str, Any]:
+    """The members that ask for usage in a stream, merged with what the client wrote there itself."""
+    return {
+        name: {**(request.get(name) or {}), **value} if isinstance(value, dict) else value
+        for name, value in asking.items()
+    }
+
+
+def _prefill(request: Mapping[str, Any], provider: Provider, continuation: Continuation) -> dict[str, Any]:
+    extra = provider.prefill or {}
+    message = {"role": "assistant", "content": continuation.delivered, **extra.get("message", {})}
+    return {"messages": [*request.get("messages", ()), message], **extra.get("body", {})}
+
+
+class Exchange:
+    """Sends requests over the worker's connections."""
+
+    def __init__(self, upstreams: Upstreams) -> None:
+        self._upstreams = upstreams
+        self._heads: OrderedDict[tuple[Provider, Credential | None, str], tuple[Origin, bytes]] = OrderedDict()
+
+    def forget_heads(self) -> None:
+        """After a reload: the old snapshot's providers are not kept alive from here."""
+        self._heads.clear()
+
+    async def open(
+        self, target: Target, endpoint: Endpoint, credential: Credential, body: bytes, clocks: Timeouts, *, stream: bool
+    ) -> Reply:
+        """Send one request; the reply has a good status and its body is unread. Raises UpstreamFailure."""
+        origin, head = self._find_head(target, endpoint, credential)
+        reply = await self._upstreams.send(
+            origin,
+            head,
+            body,
+            connect_s=clocks.connect_s,
+            headers_s=clocks.headers_s if stream else clocks.answer_s,
+        )
+        if 200 <= reply.status < 300:
+            return reply
+        try:
+            raise await read_refusal(reply, endpoint, target)
+        finally:
+            reply.close()
+
+    def _find_head(self, target: Target, endpoint: Endpoint, credential: Credential) -> tuple[Origin, bytes]:
+        path = endpoint.path_for(target)
+        key = (target.provider, credential, path)
+        found = self._heads.get(key)
+        if found is None:
+            found = self._heads[key] = render_head(target.provider, credential, path)
+            if len(self._heads) > MAX_HEADS:
+                self._heads.popitem(last=False)
+        return found
+
+
+def render_head(provider: Provider, credential: Credential, path: str) -> tuple[Origin, bytes]:
+    """Where to connect, and the request head but for content-length and the blank line."""
+    base = urlsplit(credential.base_url or provider.base_url)
+    secure = base.scheme == "https"
+    origin = Origin(
+        scheme=base.scheme,
+        host=base.hostname or "",
+        port=base.port or (443 if secure else 80),
+        allow_private=provider.allow_private,
+        http2=provider.http2,
+    )
+    query = f"?{base.query}" if base.query and "?" not in path else ""
+    url_path = quote(base.path.rstrip("/") + path, safe="/:@!$&'()*+,;=?%-._~") + query
+    return origin, write_head("POST", origin, url_path, render_headers(provider, credential).items())
+
+
+def render_headers(provider: Provider, credential: Credential) -> dict[str, str]:
+    """The headers that do not depend on the call; the credential's is revealed here and nowhere else."""
+    headers = {
+        "content-type": "application/json",
+        "accept": "application/json, text/event-stream",
+        "user-agent": "gatewayz",
+    }
+    for name, value in provider.headers.items():
+        headers[name.lower()] = value.reveal() if isinstance(value, Secret) else value
+    kind, secret = provider.auth.kind, credential.secret.reveal()
+    if kind == "bearer":
+        headers["authorization"] = f"Bearer {secret}"
+    elif kind == "header":
+        headers[provider.auth.header.lower()] = secret
+    elif kind == "basic":
+        headers["authorization"] = "Basic " + b64encode(secret.encode()).decode()
+    return headers
+
+
+async def read_refusal(reply: Reply, endpoint: Endpoint, target: Target) -> UpstreamFailure:
+    """What an error status means, with the provider's own words."""
+    status = reply.status
+    body = await reply.read_all(MAX_ERROR_BYTES)
+    text = body.decode("utf-8", "replace")
+    try:
+        doc = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        doc = None
+    facts = endpoint.format.read_error(status, doc, text)
+    kind = endpoint.format.kind_of_error(status, facts) or CALLER_KINDS.get(status, str(status))
+    message = facts.message or f"{target.provider.name} answered with status {status}"
+    retry_after_s = read_retry_after(reply.header(b"retry-after"), reply.header(b"retry-after-ms"))
+    return UpstreamFailure(kind, message, status=status, retry_after_s=retry_after_s, error=facts)
+
+
+def read_retry_after(seconds: bytes | None, milliseconds: bytes | None = None) -> float | None:
+    """Seconds to wait. A date is not honoured: clocks differ, and all providers we know send seconds."""
+    try:
+        if milliseconds is not None:
+            return max(float(milliseconds) / 1000, 0.0)
+        return max(float(seconds), 0.0) if seconds is not None else None
+    except ValueError:
+        return None
