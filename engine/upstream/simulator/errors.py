@@ -52,8 +52,10 @@ def find_refusal(script: Script, ask: Ask) -> Refused | None:
     if script.status is not None:
         return make_refusal(script.status, parts[str(script.status)])
     if "context-length" in parts:
-        message = "This model's maximum context length is 8192 tokens. "
+        message = (
+            "This model's maximum context length is 8192 tokens. "
             "However, your messages resulted in 9001 tokens."
+        )
         return Refused(400, message, code="context_length_exceeded", param="messages")
     if "content-filter" in parts:
         message = "The prompt was refused by the content filter: violence (severity high)."
