@@ -10,16 +10,14 @@ from engine.upstream.addresses import Address, Resolver
 from engine.upstream.http1 import Connection
 from engine.upstream.reply import Origin
 
-_PATIENCE_S = 2.0
-"""How long one of several addresses may take before the next one is tried."""
-
 
 class Dialler:
-    """Shared by all pools of a worker."""
+    """Shared by a worker's pools. An address may take `patience_s` when there is a next one."""
 
-    def __init__(self, resolver: Resolver, tls: ssl.SSLContext) -> None:
+    def __init__(self, resolver: Resolver, tls: ssl.SSLContext, patience_s: float = 2) -> None:
         self._resolver = resolver
         self._tls = tls
+        self._patience_s = patience_s
 
     async def connect(self, origin: Origin, build: Callable[[], Connection], within_s: float) -> Connection:
         """Return a connection; raises UpstreamFailure: "connect", or "timeout" with the clock "connect"."""
@@ -36,7 +34,7 @@ class Dialler:
     ) -> Connection:
         for address in addresses[:-1]:
             try:
-                async with asyncio.timeout(_PATIENCE_S) as patience:
+                async with asyncio.timeout(self._patience_s) as patience:
                     return await self._open(origin, address, build)
             except UpstreamFailure:
                 continue

@@ -6,8 +6,6 @@ microseconds.
 """
 
 import asyncio
-import os
-import socket
 from collections.abc import Callable
 from math import inf
 from typing import Protocol, cast
@@ -255,9 +253,6 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         reply = self.reply
-        if reply is not None and not reply.status and exc is not None and self.sending and not self.tls:
-            self._read_what_came_before_the_reset()
-            reply = self.reply
         if reply is not None:
             self._end_at_cut(reply, exc)
         if self.timer is not None:
@@ -365,17 +360,6 @@ class Connection(asyncio.Protocol):
                 "broken_stream", f"the upstream closed the connection in its answer{_why(exc)}"
             )
         self._detach(reply)
-
-    def _read_what_came_before_the_reset(self) -> None:
-        """A server that answers early and closes resets our writing; its answer may be in the kernel yet."""
-        try:
-            with socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno())) as twin:
-                twin.setblocking(False)
-                data = twin.recv(MAX_UNREAD)
-        except OSError:
-            return
-        if data:
-            self.data_received(data)
 
     def _arm(self, at: float) -> None:
         if self.timer is not None:

@@ -31,6 +31,7 @@ class OriginPool:
         self.size = 0
         """Places taken: open connections and those being opened."""
         self._used_at = self._loop.time()
+        self._closed = False
 
     async def send(
         self, head: bytes, body: bytes, connect_s: float, headers_s: float | None, answer_s: float | None
@@ -85,13 +86,13 @@ class OriginPool:
         return not self.size and not self._line and self._loop.time() - self._used_at > self._idle_s
 
     def close(self) -> None:
-        gone = UpstreamFailure("reset", "the gateway closed its upstream connections")
-        self._max = 0
-        for connection in list(self._open):
-            connection.fail(gone)
-        for waiter in self._line:
+        self._closed = True
+        while self._line:
+            waiter = self._line.popleft()
             if not waiter.done():
-                waiter.set_exception(gone)
+                waiter.set_exception(_closed())
+        for connection in list(self._open):
+            connection.fail(_closed())
 
     def _take_idle(self) -> Connection | None:
         idle = self.idle
@@ -106,6 +107,8 @@ class OriginPool:
     async def _obtain(self, connect_s: float) -> Connection:
         """Return a connection that is new, or that was in use a moment ago."""
         self._used_at = self._loop.time()
+        if self._closed:
+            raise _closed()
         if self.size >= self._max and self.idle:
             next(iter(self.idle)).drop()
         while self.size >= self._max:
@@ -125,6 +128,9 @@ class OriginPool:
         finally:
             self.connecting -= 1
         self._open.add(connection)
+        if self._closed:
+            connection.drop()
+            raise _closed()
         return connection
 
     async def _wait_in_line(self, within_s: float) -> Connection | None:
@@ -159,3 +165,7 @@ class OriginPool:
                 waiter.set_result(None)
                 return
         self.size -= 1
+
+
+def _closed() -> UpstreamFailure:
+    return UpstreamFailure("reset", "the gateway closed its upstream connections")

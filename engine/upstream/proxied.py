@@ -219,17 +219,18 @@ def _as_failure(error: httpx.TransportError, *, before_head: bool) -> UpstreamFa
     told = str(error) or type(error).__name__
     if isinstance(error, httpx.PoolTimeout):
         return UpstreamFailure("timeout", told, clock="pool")
-    if isinstance(error, httpx.ConnectTimeout) and _is_disconnection(error.__cause__):
-        return UpstreamFailure("reset", told)
     if isinstance(error, httpx.TimeoutException):
-        return UpstreamFailure("timeout", told, clock="connect")
+        kind = _name_disconnection(error.__cause__)
+        return UpstreamFailure(kind or "timeout", told, clock=None if kind else "connect")
     if isinstance(error, (httpx.ConnectError, httpx.ProxyError, httpx.UnsupportedProtocol)):
         return UpstreamFailure("connect", told)
     garbled = isinstance(error, httpx.ProtocolError) or not before_head
     return UpstreamFailure("broken_stream" if garbled else "reset", told)
 
 
-def _is_disconnection(cause: BaseException | None) -> bool:
-    """Whether a "connect timeout" is a connection that the upstream closed: the aiohttp transport maps so."""
+def _name_disconnection(cause: BaseException | None) -> str | None:
+    """The aiohttp transport calls every lost or failed connection a timeout; its cause tells what it was."""
     names = {kind.__name__ for kind in type(cause).__mro__}
-    return "ClientConnectionError" in names and not isinstance(cause, TimeoutError)
+    if isinstance(cause, TimeoutError) or "ClientConnectionError" not in names:
+        return None
+    return "connect" if "ClientConnectorError" in names else "reset"
