@@ -1,0 +1,240 @@
+"""Validated schemas -> the frozen values of the snapshot. Pure; whoever calls has checked all
+cross-references.
+"""
+
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any
+
+from engine.config.references import Unset
+from engine.config.schema import ModelEntry, TargetEntry
+from engine.config.schema_base import PriceEntry
+from engine.config.schema_gateway import ServerEntry
+from engine.config.schema_policy import BillingEntry, PolicyFile, ScopeLimitEntry, TimeoutsEntry, WindowsEntry
+from engine.config.schema_provider import AuthEntry, KeyEntry, ParamsEntry, ProviderFile
+from engine.config.snapshot import (
+    Auth,
+    Backoff,
+    BillingRule,
+    BreakerRule,
+    Credential,
+    Endpoint,
+    FailoverRule,
+    Limit,
+    Model,
+    ParamFixes,
+    Policy,
+    Price,
+    Provider,
+    RetryRule,
+    ServerSettings,
+    Target,
+    Timeouts,
+)
+from engine.secret import Secret
+
+_MILLION = Decimal(1_000_000)
+_WINDOWS_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
+REASONING_FIRST_TOKEN_S = 120.0
+"""First-token clock of a model with capability `reasoning` whose policy leaves that clock at its default."""
+_DEFAULT_FIRST_TOKEN_S = TimeoutsEntry().first_token_s
+
+
+def build_price(entry: PriceEntry) -> Price:
+    """Per million -> per token, with every class that is left out at its nearest class's price."""
+
+    def per_token(amount: Decimal | None, otherwise: Decimal) -> Decimal:
+        return otherwise if amount is None else amount / _MILLION
+
+    read, written = entry.input / _MILLION, entry.output / _MILLION
+    cache_write = per_token(entry.cache_write, read)
+    return Price(
+        input=read,
+        output=written,
+        cached_input=per_token(entry.cached_input, read),
+        cache_write=cache_write,
+        cache_write_1h=per_token(entry.cache_write_1h, cache_write),
+        reasoning=per_token(entry.reasoning, written),
+        audio_input=per_token(entry.audio_input, read),
+        audio_output=per_token(entry.audio_output, written),
+        request=entry.request,
+    )
+
+
+def _build_unknown_price(entry: PriceEntry | str | None) -> Any:
+    return build_price(entry) if isinstance(entry, PriceEntry) else entry
+
+
+def _build_windows(entry: WindowsEntry) -> dict[int, int]:
+    counts = ((seconds, getattr(entry, name)) for name, seconds in _WINDOWS_S.items())
+    return {seconds: count for seconds, count in counts if count is not None}
+
+
+def _build_limit(entry: ScopeLimitEntry) -> Limit:
+    return Limit(_build_windows(entry.requests), _build_windows(entry.tokens), entry.burst, entry.concurrency)
+
+
+def _build_billing(entry: BillingEntry) -> BillingRule:
+    return BillingRule(
+        entry.on_abort,
+        entry.on_error,
+        entry.fallback_attempts,
+        entry.markup,
+        _build_unknown_price(entry.unknown_price),
+    )
+
+
+def build_policy(entry: PolicyFile) -> Policy:
+    retry, breaker = entry.retry, entry.breaker
+    scopes = {name: getattr(entry.limits, name) for name in type(entry.limits).model_fields}
+    return Policy(
+        name=entry.policy,
+        retry=RetryRule(
+            retry.max, frozenset(retry.on), Backoff(**dict(retry.backoff)), retry.honour_retry_after_s
+        ),
+        timeouts=Timeouts(**dict(entry.timeouts)),
+        failover=FailoverRule(frozenset(entry.failover.on), frozenset(entry.failover.never)),
+        breaker=BreakerRule(**{**dict(breaker), "counts": frozenset(breaker.counts)}),
+        limits={name: _build_limit(scope) for name, scope in scopes.items() if scope is not None},
+        assume_output_tokens=entry.assume_output_tokens,
+        when_redis_away=entry.when_redis_away,
+        billing=_build_billing(entry.billing),
+        on_disconnect=entry.on_disconnect,
+        rescue=entry.rescue,
+        restart_max_chars=entry.restart_max_chars,
+        keepalive_s=entry.keepalive_s,
+        on_loss=entry.on_loss,
+        explore=entry.explore,
+    )
+
+
+def build_server(entry: ServerEntry) -> ServerSettings:
+    return ServerSettings(
+        host=entry.host,
+        port=entry.port,
+        workers=entry.workers,
+        max_body_bytes=int(entry.max_body_mb * 1024 * 1024),
+        header_s=entry.header_s,
+        body_s=entry.body_s,
+        keep_alive_s=entry.keep_alive_s,
+        announce_s=entry.drain.announce_s,
+        finish_s=entry.drain.finish_s,
+    )
+
+
+def _list_keys(entry: AuthEntry) -> tuple[str, str, tuple[KeyEntry, ...]]:
+    """(kind, header or parameter name, keys) of the one way that is set."""
+    if entry.bearer is not None:
+        return "bearer", "authorization", entry.bearer
+    if entry.basic is not None:
+        return "basic", "authorization", entry.basic
+    if entry.header is not None:
+        return "header", entry.header.name.lower(), entry.header.value
+    if entry.query is not None:
+        return "query", entry.query.name, entry.query.value
+    return "none", "", ()
+
+
+def _build_credential(name: str, entry: KeyEntry) -> Credential | Unset:
+    if isinstance(entry.key, Unset):
+        return entry.key
+    if isinstance(entry.base_url, Unset):
+        return entry.base_url
+    if not entry.key:
+        return Unset("its credential is empty")
+    return Credential(name, entry.key, entry.weight, entry.models, entry.base_url)
+
+
+def build_auth(provider: str, entry: AuthEntry) -> tuple[Auth, str]:
+    """The credentials that are there, and why the provider is not configured ("" when it is)."""
+    kind, header, keys = _list_keys(entry)
+    if kind == "none":
+        return Auth(kind, header, (Credential(f"{provider}#0", Secret("")),)), ""
+    built = [_build_credential(f"{provider}#{index}", key) for index, key in enumerate(keys)]
+    credentials = tuple(item for item in built if isinstance(item, Credential))
+    reasons = [item.reason for item in built if isinstance(item, Unset)]
+    return Auth(kind, header, credentials), "" if credentials else reasons[0]
+
+
+def _build_params(entry: ParamsEntry) -> ParamFixes:
+    return ParamFixes(frozenset(entry.drop), entry.rename, entry.clamp, entry.default, entry.force)
+
+
+def build_provider(
+    spec: ProviderFile, endpoints: Mapping[str, Endpoint], simulator_url: str | None
+) -> Provider:
+    auth, why_not = build_auth(spec.provider, spec.auth)
+    base_url = spec.base_url
+    if isinstance(base_url, Unset):
+        why_not, base_url = why_not or base_url.reason, ""
+    enabled, reason = spec.enabled, spec.reason or ("" if spec.enabled else "disabled in its file")
+    if spec.simulator and not simulator_url:
+        enabled, reason = False, "the simulator is off"
+    return Provider(
+        name=spec.provider,
+        base_url=base_url,
+        auth=auth,
+        endpoints=endpoints,
+        headers=_check_types(spec.headers),
+        params=_build_params(spec.params),
+        stream_usage=spec.stream_usage,
+        allow_private=spec.allow_private,
+        passthrough=spec.passthrough,
+        simulator=spec.simulator,
+        enabled=enabled,
+        reason=(reason or why_not) if not (enabled and not why_not) else "",
+        configured=not why_not,
+        unknown_price=_build_unknown_price(spec.unknown_price),
+        prefill=spec.prefill.model_dump() if spec.prefill else None,
+        models_listing=spec.models.model_dump(exclude_none=True) if spec.models else None,
+        http2=spec.http2,
+    )
+
+
+def _check_types(headers: Mapping[str, str | Secret | Unset]) -> dict[str, str | Secret]:
+    """An unset header is refused before; here the type says so."""
+    return {name: value for name, value in headers.items() if not isinstance(value, Unset)}
+
+
+def build_model(
+    name: str, spec: ModelEntry, aliases: Iterable[str], providers: Mapping[str, Provider], policy: Policy
+) -> Model:
+    price = build_price(spec.price) if spec.price else None
+    targets = tuple(_build_target(spec, entry, providers[entry.provider], price) for entry in spec.targets)
+    return Model(
+        name=name,
+        aliases=tuple(aliases),
+        capabilities=frozenset(spec.capabilities),
+        context=spec.limits.context,
+        output=spec.limits.output,
+        price=price,
+        strategy=spec.strategy,
+        policy=policy,
+        timeouts=_build_timeouts(spec, policy),
+        targets=targets,
+        created=spec.created,
+        owned_by=spec.owned_by or targets[0].provider.name,
+    )
+
+
+def _build_target(spec: ModelEntry, entry: TargetEntry, provider: Provider, price: Price | None) -> Target:
+    limits = entry.limits or spec.limits
+    return Target(
+        provider=provider,
+        model=entry.model,
+        weight=entry.weight,
+        prefill=spec.prefill if entry.prefill is None else entry.prefill,
+        price=build_price(entry.price) if entry.price else price,
+        context=limits.context or spec.limits.context,
+        output=limits.output or spec.limits.output,
+    )
+
+
+def _build_timeouts(spec: ModelEntry, policy: Policy) -> Timeouts:
+    own = {name: value for name, value in spec.timeouts if value is not None}
+    base = policy.timeouts
+    if "reasoning" in spec.capabilities and base.first_token_s == _DEFAULT_FIRST_TOKEN_S:
+        own.setdefault("first_token_s", REASONING_FIRST_TOKEN_S)
+    if not own:
+        return base
+    return Timeouts(**{name: own.get(name, getattr(base, name)) for name in TimeoutsEntry.model_fields})

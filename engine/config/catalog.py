@@ -1,0 +1,240 @@
+"""Entries that are valid by themselves -> providers, policies and models that fit together.
+
+Every cross-reference is checked here and every problem is collected. What depends only on entries that did
+not change is taken over from the build before (`Memo`), so that a reload costs what changed.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from engine.config.build import build_model, build_policy
+from engine.config.describe import TreePath, suggest
+from engine.config.endpoints import ProviderBuilder, compile_format_entry
+from engine.config.entries import Entry
+from engine.config.notes import Built, Memo, Notes
+from engine.config.schema import CAPABILITIES, ModelEntry
+from engine.config.schema_gateway import GatewayFile
+from engine.config.schema_provider import EndpointEntry, FormatOverride, ProviderFile
+from engine.config.snapshot import Model, Policy, Provider
+from engine.errors import Problem
+from engine.wire.formats import Format
+
+OPERATIONS = ("chat", "completions", "embeddings")
+
+
+@dataclass(slots=True)
+class Catalog:
+    """Compiles all entries. After `compile`, `problems` is empty or the rest must not be used."""
+
+    gateway: GatewayFile
+    gateway_entry: Entry
+    simulator_url: str | None
+    memo: Memo
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+    formats: dict[str, Format] = field(default_factory=dict)
+    policies: dict[str, Policy] = field(default_factory=dict)
+    providers: dict[str, Provider] = field(default_factory=dict)
+    models: dict[str, Model] = field(default_factory=dict)
+    names: dict[str, Model] = field(default_factory=dict)
+    surfaces: dict[str, Format] = field(default_factory=dict)
+    _declared: dict[str, dict[str, Entry]] = field(default_factory=dict)
+
+    def compile(self, entries: Mapping[str, Mapping[str, Entry]]) -> None:
+        """Compile formats, policies, providers, then models, each against what is already there."""
+        self._declared = {kind: dict(of_kind) for kind, of_kind in entries.items()}
+        for of_kind in self._declared.values():
+            for entry in of_kind.values():
+                self.problems += entry.problems
+        self._compile_formats()
+        self._compile_policies()
+        self._compile_providers()
+        self._compile_models()
+        self._compile_surfaces()
+        self.names = self._name_models()
+
+    def _of_kind(self, kind: str) -> Iterable[Entry]:
+        return [entry for entry in self._declared.get(kind, {}).values() if entry.spec is not None]
+
+    def _take(self, built: Built) -> Any:
+        self.problems += built.problems
+        self.warnings += built.warnings
+        return built.value
+
+    def _compile_formats(self) -> None:
+        for entry in self._of_kind("format"):
+            built = self.memo.get(("format", entry), partial(compile_format_entry, entry, entry.spec))
+            if (value := self._take(built)) is not None:
+                self.formats[entry.name] = value
+
+    def _compile_policies(self) -> None:
+        for entry in self._of_kind("policy"):
+            built = self.memo.get(("policy", entry), partial(_build_policy, entry))
+            if (value := self._take(built)) is not None:
+                self.policies[entry.name] = value
+        if "default" not in self._declared.get("policy", {}):
+            self.problems.append(Problem("policies.d", 0, 0, "", 'no policy "default"'))
+
+    def _compile_providers(self) -> None:
+        server = (self.gateway.server.host, self.gateway.server.port)
+        simulator_url = self.simulator_url if self.gateway.simulator.enabled is not False else None
+        for entry in self._of_kind("provider"):
+            needed = tuple(self._find_formats(entry.spec).items())
+            key = ("provider", entry, needed, server, simulator_url)
+
+            builder = ProviderBuilder(entry, self._declared["format"], dict(needed), server, simulator_url)
+            if (value := self._take(self.memo.get(key, builder.build))) is not None:
+                self.providers[entry.name] = value
+
+    def _find_formats(self, spec: ProviderFile) -> dict[str, Format | None]:
+        """Every format that the provider could need, None where there is no such format."""
+        base = spec.format.extends if isinstance(spec.format, FormatOverride) else spec.format
+        names = [base]
+        if (main := self.formats.get(base)) is not None:
+            names += main.siblings.values()
+        names += [
+            entry.format
+            for entry in spec.endpoints.values()
+            if isinstance(entry, EndpointEntry) and entry.format is not None
+        ]
+        return {name: self.formats.get(name) for name in names}
+
+    def _compile_models(self) -> None:
+        simulators = tuple(name for name, provider in self.providers.items() if provider.simulator)
+        for entry in self._of_kind("model"):
+            spec: ModelEntry = entry.spec
+            policy = self.policies.get(spec.policy or "default")
+            targets = tuple(self.providers.get(target.provider) for target in spec.targets)
+            key = (
+                "model",
+                entry,
+                self._declared["policy"].get(spec.policy or "default"),
+                targets,
+                simulators,
+            )
+            if policy is None or None in targets:
+                self.problems += self._explain_model(entry)
+                continue
+            make = _ModelMaker(entry, policy, self.providers, simulators)
+            if (value := self._take(self.memo.get(key, make))) is not None:
+                self.models[entry.name] = value
+
+    def _explain_model(self, entry: Entry) -> list[Problem]:
+        """What the model names that is not there. What is declared but broken has its own problem already."""
+        spec: ModelEntry = entry.spec
+        notes = Notes(entry)
+        policies, providers = self._declared["policy"], self._declared["provider"]
+        if spec.policy is not None and spec.policy not in policies:
+            notes.refuse(("policy",), f'no policy "{spec.policy}"{suggest(spec.policy, list(policies))}')
+        for index, target in enumerate(spec.targets):
+            if target.provider not in providers:
+                near = suggest(target.provider, list(providers))
+                notes.refuse(("targets", index, "provider"), f'no provider "{target.provider}"{near}')
+        return notes.problems
+
+    def _compile_surfaces(self) -> None:
+        for operation in OPERATIONS:
+            name = getattr(self.gateway.surfaces, operation)
+            known = self._declared.get("format", {})
+            if name in self.formats:
+                self.surfaces[operation] = self.formats[name]
+            elif name not in known:
+                message = f'no wire format "{name}"{suggest(name, list(known))}'
+                self.problems.append(self.gateway_entry.problem(("surfaces", operation), message))
+
+    def _name_models(self) -> dict[str, Model]:
+        """Every name callers may use. Of two equal ones the user's wins over the shipped; else it is a
+        problem.
+        """
+        names: dict[str, Model] = {}
+        owners: dict[str, Entry] = {}
+        entries = self._declared.get("model", {})
+        for model in self.models.values():
+            names[model.name] = model
+            owners[model.name] = entries[model.name]
+        for model in self.models.values():
+            for index, alias in enumerate(model.aliases):
+                self._claim_alias(alias, index, model, names, owners)
+        return names
+
+    def _claim_alias(
+        self, alias: str, index: int, model: Model, names: dict[str, Model], owners: dict[str, Entry]
+    ) -> None:
+        mine = self._declared["model"][model.name]
+        first = owners.setdefault(alias, mine)
+        if first is mine:
+            names[alias] = model
+            return
+        place = f'"{alias}" is also a name of model "{first.name}" ({first.thing.place})'
+        problem = mine.problem(("aliases", index), place)
+        if mine.thing.shipped and not first.thing.shipped:
+            self.warnings.append(problem)
+        elif first.thing.shipped and not mine.thing.shipped:
+            names[alias], owners[alias] = model, mine
+            self.warnings.append(problem)
+        else:
+            self.problems.append(problem)
+
+
+def _build_policy(entry: Entry) -> Built:
+    notes = Notes(entry)
+    if not entry.thing.shipped:
+        if entry.spec.budgets:
+            notes.warn(("budgets",), "is not enforced in this version")
+        if entry.spec.when_redis_away != "divide":
+            notes.warn(("when_redis_away",), "is not enforced in this version")
+    return notes.built(build_policy(entry.spec))
+
+
+@dataclass(frozen=True, slots=True)
+class _ModelMaker:
+    """Checks and builds one model whose policy and providers are there."""
+
+    entry: Entry
+    policy: Policy
+    providers: Mapping[str, Provider]
+    simulators: tuple[str, ...]
+
+    def __call__(self) -> Built:
+        spec: ModelEntry = self.entry.spec
+        notes = Notes(self.entry)
+        self._check_names(spec, notes)
+        self._check_targets(spec, notes)
+        _check_facts(spec, notes)
+        model = build_model(self.entry.name, spec, spec.aliases, self.providers, self.policy)
+        if self.policy.billing.unknown_price == "refuse" and any(
+            target.price is None for target in model.targets
+        ):
+            notes.warn((), "has no price; its calls are refused (policy: unknown_price: refuse)")
+        return notes.built(model)
+
+    def _check_names(self, spec: ModelEntry, notes: Notes) -> None:
+        named: list[tuple[TreePath, str]] = [((), self.entry.name)]
+        named += [(("aliases", index), alias) for index, alias in enumerate(spec.aliases)]
+        for path, name in named:
+            if name.partition("/")[0] in self.simulators and "/" in name:
+                notes.refuse(path, f'names that begin with "{name.partition("/")[0]}/" are the simulator\'s')
+            if not name or any(character.isspace() for character in name):
+                notes.refuse(path, "a model's name must not be empty or contain spaces")
+
+    def _check_targets(self, spec: ModelEntry, notes: Notes) -> None:
+        seen: set[tuple[str, str]] = set()
+        for index, target in enumerate(spec.targets):
+            if target.provider in self.simulators:
+                notes.refuse(("targets", index, "provider"), "the simulator is never a target of a model")
+            if (target.provider, target.model) in seen:
+                notes.warn(("targets", index), "is the same target as an earlier one")
+            seen.add((target.provider, target.model))
+        if spec.strategy == "weighted" and not any(target.weight for target in spec.targets):
+            notes.refuse(("strategy",), "weighted needs a target with a weight above 0")
+
+
+def _check_facts(spec: ModelEntry, notes: Notes) -> None:
+    for index, word in enumerate(spec.capabilities):
+        if word not in CAPABILITIES:
+            notes.warn(("capabilities", index), f'unknown capability "{word}"{suggest(word, CAPABILITIES)}')
+    limits = spec.limits
+    if limits.context and limits.output and limits.output > limits.context:
+        notes.refuse(("limits", "output"), "is larger than limits.context")

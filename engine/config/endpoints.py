@@ -1,0 +1,121 @@
+"""One provider: its address judged, its wire formats found or compiled, its endpoints laid out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine.config.addresses import judge_base_url, sends_in_the_clear
+from engine.config.build import build_provider
+from engine.config.describe import TreePath, suggest
+from engine.config.entries import Entry
+from engine.config.notes import Built, Notes
+from engine.config.schema_provider import EndpointEntry, FormatOverride, ProviderFile
+from engine.config.snapshot import Endpoint
+from engine.wire.formats import Format, FormatRefused, compile_format
+from engine.wire.templates import merge_trees
+
+
+def compile_format_entry(entry: Entry, tree: Mapping[str, Any]) -> Built:
+    notes = Notes(entry)
+    try:
+        return notes.built(compile_format(tree))
+    except FormatRefused as refused:
+        for path, message in refused.problems:
+            notes.refuse(path, message)
+    return notes.built(None)
+
+
+@dataclass
+class ProviderBuilder:
+    """Builds one provider with its endpoints."""
+
+    entry: Entry
+    known_formats: Mapping[str, Entry]
+    formats: Mapping[str, Format | None]
+    server: tuple[str, int]
+    simulator_url: str | None
+
+    def __post_init__(self) -> None:
+        self.notes = Notes(self.entry)
+        self.spec: ProviderFile = self.entry.spec
+
+    def build(self) -> Built:
+        self._check_urls()
+        endpoints = self._build_endpoints()
+        return self.notes.built(build_provider(self.spec, endpoints, self.simulator_url))
+
+    def _check_urls(self) -> None:
+        urls: list[tuple[TreePath, Any]] = [(("base_url",), self.spec.base_url)]
+        auth = self.spec.auth
+        for kind, keys in (("bearer", auth.bearer), ("basic", auth.basic)):
+            urls += [
+                (("auth", kind, index, "base_url"), key.base_url) for index, key in enumerate(keys or ())
+            ]
+        for path, url in urls:
+            if isinstance(url, str):
+                self._check_url(path, url)
+
+    def _check_url(self, path: TreePath, url: str) -> None:
+        wrong = judge_base_url(url, self.spec.allow_private, self.server)
+        if wrong is not None:
+            self.notes.refuse(path, wrong)
+        elif sends_in_the_clear(url):
+            self.notes.warn(path, "http:// sends the credential in the clear")
+
+    def _build_endpoints(self) -> dict[str, Endpoint]:
+        main = self._find_main_format()
+        if main is None:
+            return {}
+        wanted: dict[str, Format | None] = {main.operation: main}
+        for operation, name in main.siblings.items():
+            wanted.setdefault(operation, self.formats.get(name))
+        endpoints: dict[str, Endpoint] = {}
+        for operation in dict.fromkeys((*wanted, *self.spec.endpoints)):
+            endpoint = self._build_endpoint(operation, wanted.get(operation))
+            if endpoint is not None:
+                endpoints[operation] = endpoint
+        return endpoints
+
+    def _build_endpoint(self, operation: str, format: Format | None) -> Endpoint | None:
+        entry = self.spec.endpoints.get(operation, EndpointEntry())  # type: ignore[call-overload]
+        if not isinstance(entry, EndpointEntry):
+            return None
+        if entry.format is not None:
+            format = self._find_format(("endpoints", operation, "format"), entry.format)
+        elif format is None and operation in self.spec.endpoints:
+            self.notes.refuse(
+                ("endpoints", operation), "names no format, and the provider's format has no sibling for it"
+            )
+        return Endpoint(format, entry.path or format.path) if format is not None else None
+
+    def _find_main_format(self) -> Format | None:
+        chosen = self.spec.format
+        path: TreePath = ("format", "extends") if isinstance(chosen, FormatOverride) else ("format",)
+        name = chosen.extends if isinstance(chosen, FormatOverride) else chosen
+        base = self._find_format(path, name)
+        override = self._list_overrides()
+        if base is None or not override:
+            return base
+        built = compile_format_entry(self.entry, merge_trees(self.known_formats[name].spec, override))
+        self.notes.problems += built.problems
+        value: Format | None = built.value
+        return value
+
+    def _list_overrides(self) -> dict[str, Any]:
+        """The leaves of its format that this provider has otherwise."""
+        spec = self.spec
+        override: dict[str, Any] = {}
+        if isinstance(spec.format, FormatOverride):
+            override = dict(spec.format.model_extra or {})
+        if spec.usage is not None:
+            override = merge_trees(
+                override, {"usage": spec.usage.model_dump(by_alias=True, exclude_none=True)}
+            )
+        if spec.errors is not None:
+            override = merge_trees(override, {"errors": spec.errors})
+        return override
+
+    def _find_format(self, path: TreePath, name: str) -> Format | None:
+        if name not in self.known_formats:
+            self.notes.refuse(path, f'no wire format "{name}"{suggest(name, list(self.known_formats))}')
+        return self.formats.get(name)

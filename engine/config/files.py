@@ -1,0 +1,198 @@
+"""Which files make up the configuration, and what each of them says.
+
+Files are found beside gateway.yaml and in the shipped library, read whole, named by the sha256 of their
+bytes, and parsed once: the tree and its positions are kept under that name in `GATEWAYZ_HOME/cache` (never an
+expanded value).
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+
+import engine
+from engine.config.yamltree import Document, parse_document
+from engine.errors import Problem
+
+CACHE_FORM = "v1"
+DEFAULT_FOLDERS = ("providers.d", "models.d", "policies.d")
+MAX_FOLDER_DEPTH = 4
+Rank = Literal["gateway", "shipped", "user"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file: `path` to open it, `name` for people, and whose it is."""
+
+    path: str
+    name: str
+    rank: Rank
+
+
+def find_library() -> Path:
+    """The folder that holds the shipped providers.d, models.d and policies.d: in the wheel, or the clone's
+    root.
+    """
+    package = Path(engine.__file__).parent
+    shipped = package / "shipped"
+    return shipped if shipped.is_dir() else package.parent
+
+
+@dataclass(slots=True)
+class Search:
+    """What a look through the folders found: files, and every folder that was looked into."""
+
+    folder: Path
+    library: Path
+    sources: list[Source] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    _seen: set[str] = field(default_factory=set)
+
+    def collect(self, start: Path, rank: Rank) -> None:
+        """Take every YAML file below `start` that is not there yet: no file is read twice."""
+        for path in self._walk(start, 0):
+            real = os.path.realpath(path)
+            if real not in self._seen:
+                self._seen.add(real)
+                self.sources.append(
+                    Source(str(path), _name_source(path, rank, self.folder, self.library), rank)
+                )
+
+    def _walk(self, folder: Path, depth: int) -> Iterator[Path]:
+        """YAML files by name; hidden entries are skipped, `..data` of a mounted ConfigMap among them."""
+        self.folders.append(str(folder))
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir() and depth < MAX_FOLDER_DEPTH:
+                yield from self._walk(folder / entry.name, depth + 1)
+            elif entry.name.endswith((".yaml", ".yml")) and entry.is_file():
+                yield folder / entry.name
+
+
+def find_sources(folder: Path, user_folders: Sequence[str], library: Path) -> Search:
+    """Shipped files first, then the user's. A user folder that IS a shipped one counts once, as shipped."""
+    search = Search(folder, library)
+    for name in DEFAULT_FOLDERS:
+        search.collect(library / name, "shipped")
+    for name in user_folders:
+        search.collect(folder / name, "user")
+    return search
+
+
+def _name_source(path: Path, rank: Rank, folder: Path, library: Path) -> str:
+    """Relative to the configuration's folder where possible: what an editor can jump to."""
+    try:
+        return path.absolute().relative_to(folder.absolute()).as_posix()
+    except ValueError:
+        pass
+    if rank == "shipped":
+        return f"shipped:{path.relative_to(library).as_posix()}"
+    return str(path)
+
+
+def hash_bytes(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_source(path: str, name: str) -> tuple[bytes, Problem | None]:
+    """The file's bytes, or the problem that it cannot be read."""
+    try:
+        return Path(path).read_bytes(), None
+    except OSError as error:
+        return b"", Problem(name, 1, 1, "", f"cannot be read: {error.strerror}")
+
+
+class TreeCache:
+    """Parsed documents by content hash, on disk. A damaged entry is parsed again, never trusted."""
+
+    def __init__(self, folder: Path, prebuilt: Path | None = None) -> None:
+        self._folder = folder
+        self._prebuilt = prebuilt
+
+    def load(self, sha256: str) -> Document | None:
+        name = f"{sha256}.{CACHE_FORM}"
+        document = _read_entry(self._folder / name)
+        if document is None and self._prebuilt is not None:
+            document = _read_entry(self._prebuilt / name)
+        return document
+
+    def parse(self, sha256: str, content: bytes) -> Document:
+        """Parse and keep. A cache that cannot be written only costs time."""
+        document = parse_document(content)
+        try:
+            write_entry(self._folder, sha256, document)
+        except OSError:
+            return document
+        return document
+
+    def prune(self, in_use: set[str], keep: int = 512) -> None:
+        """Drop the oldest entries beyond `keep`, never one that is in use."""
+        try:
+            entries = [entry for entry in os.scandir(self._folder) if entry.name.endswith(CACHE_FORM)]
+            if len(entries) <= keep + len(in_use):
+                return
+            entries.sort(key=lambda entry: entry.stat().st_mtime_ns)
+            for entry in entries[: len(entries) - keep]:
+                if entry.name.partition(".")[0] not in in_use:
+                    os.unlink(entry.path)
+        except FileNotFoundError:
+            return
+
+
+def write_entry(folder: Path, sha256: str, document: Document) -> None:
+    """Write one cache entry so that a reader sees all of it or nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    body = orjson.dumps([document.tree, document.marks, document.refs, document.problems])
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".new-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(_checksum(body) + b"\n" + body)
+        os.replace(temporary, folder / f"{sha256}.{CACHE_FORM}")
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _read_entry(path: Path) -> Document | None:
+    try:
+        checksum, _, body = path.read_bytes().partition(b"\n")
+    except OSError:
+        return None
+    if checksum != _checksum(body):
+        return None
+    tree, marks, refs, problems = orjson.loads(body)
+    return Document(tree, marks, tuple(refs), tuple((*found,) for found in problems))
+
+
+def _checksum(body: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=16).hexdigest().encode()
+
+
+def prebuild(library: Path, target: Path) -> int:
+    """Parse every shipped file of `library` into cache entries under `target`, for the wheel; returns how
+    many.
+    """
+    sources = find_sources(library, (), library).sources
+    for source in sources:
+        content = Path(source.path).read_bytes()
+        write_entry(target, hash_bytes(content), parse_document(content))
+    return len(sources)
+
+
+def stat_signature(path: str) -> tuple[Any, ...]:
+    """What changes when the file does: symlinks are followed, an absent file has a signature too."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return (path,)
+    return (path, found.st_mtime_ns, found.st_size, found.st_ino, found.st_dev)

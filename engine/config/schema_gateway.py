@@ -1,0 +1,97 @@
+"""gateway.yaml: the process itself. Everything has a default; the file may be absent."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
+
+from engine.config.files import DEFAULT_FOLDERS
+from engine.config.schema_base import Count, Name, Seconds, SecondsOrNone, SecretText, Strict, described
+
+DEFAULT_TREE = {"database": "${DATABASE_URL:-embedded}", "redis": "${REDIS_URL:-none}"}
+"""Goes below what gateway.yaml says, before references are expanded."""
+
+
+class DrainEntry(Strict):
+    announce_s: SecondsOrNone = described("after SIGTERM: /health/ready says 503, the port stays open", 0)
+    finish_s: SecondsOrNone = described("then open calls may finish for this long", 120)
+
+
+class ServerEntry(Strict):
+    host: str = described("address to listen on", "127.0.0.1", min_length=1)
+    port: int = described("port to listen on; 0 picks a free one", 8000, ge=0, le=65535)
+    workers: Count = described("worker processes", 1, le=256)
+    max_body_mb: float = described("largest request body, MiB", 32, gt=0, le=2048)
+    header_s: Seconds = described("a request's header must be there within", 10)
+    body_s: Seconds = described("a request's body must be there within", 120)
+    keep_alive_s: Seconds = described("an idle client connection is kept for", 75)
+    drain: DrainEntry = described("how the process leaves", DrainEntry())
+
+
+class DatabaseEntry(Strict):
+    url: SecretText = described("`embedded`, or a PostgreSQL URL")
+    grace_s: SecondsOrNone = described("how long /health/ready stays ok while the database is away", 900)
+
+
+class RedisEntry(Strict):
+    url: SecretText = described("`none`, or a Redis or Valkey URL")
+
+
+class IncludeEntry(Strict):
+    folders: tuple[str, ...] = described(
+        "folders beside this file whose YAML files are read", DEFAULT_FOLDERS
+    )
+    builtin: bool = described("whether the shipped providers, models and policies are there", True)
+
+
+class SurfacesEntry(Strict):
+    chat: Name = described("wire format of /v1/chat/completions", "openai-chat")
+    completions: Name = described("wire format of /v1/completions", "openai-completions")
+    embeddings: Name = described("wire format of /v1/embeddings", "openai-embeddings")
+
+
+class TelemetryEntry(Strict):
+    log_level: Literal["debug", "info", "warning", "error"] | None = described(
+        "default: GATEWAYZ_LOG_LEVEL", None
+    )
+    log_calls: bool = described("one log line per call", True)
+
+
+class SharedLimitsEntry(Strict):
+    without_redis: Literal["refuse", "divide"] = described(
+        "several workers without Redis: refuse to start, or give each worker its part of every limit",
+        "refuse",
+    )
+
+
+class JournalEntry(Strict):
+    fsync_ms: Count = described("a power cut loses at most this many milliseconds of call records", 100)
+
+
+class SimulatorEntry(Strict):
+    enabled: Literal["auto", True, False] = described(
+        "the built-in upstream for rehearsals; auto: on unless DATABASE_URL is set", "auto"
+    )
+
+
+def _as_url_entry(value: Any) -> Any:
+    return value if isinstance(value, dict | Strict) else {"url": value}
+
+
+class GatewayFile(Strict):
+    """The whole of gateway.yaml. Changes to server, database and redis need a restart."""
+
+    server: ServerEntry = described("the HTTP server", ServerEntry())
+    database: Annotated[
+        DatabaseEntry, BeforeValidator(_as_url_entry, json_schema_input_type=str | DatabaseEntry)
+    ] = described("`embedded`, a PostgreSQL URL, or {url, grace_s}")
+    redis: Annotated[RedisEntry, BeforeValidator(_as_url_entry, json_schema_input_type=str | RedisEntry)] = (
+        described("`none`, or a Redis URL")
+    )
+    include: IncludeEntry = described("what is read beside this file", IncludeEntry())
+    surfaces: SurfacesEntry = described("the wire format that each endpoint's clients speak", SurfacesEntry())
+    telemetry: TelemetryEntry = described("logs", TelemetryEntry())
+    sinks: tuple[dict[str, Any], ...] = described("where call records go besides the database", ())
+    billing: dict[str, Any] = described("payments", {})
+    limits: SharedLimitsEntry = described("limits across processes", SharedLimitsEntry())
+    journal: JournalEntry = described("the call journal", JournalEntry())
+    simulator: SimulatorEntry = described("the built-in upstream", SimulatorEntry())

@@ -1,0 +1,242 @@
+"""providers.d/*.yaml: who is asked, with which credential, on which wire, and what differs from that wire."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PlainValidator,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from engine.config.references import Unset
+from engine.config.schema_base import Name, SecretText, Strict, Texts, UnknownPrice, described, word_or_tree
+from engine.secret import Secret
+
+
+def _read_url(value: Any) -> Any:
+    if isinstance(value, Secret):
+        return value.reveal().rstrip("/")
+    if isinstance(value, str):
+        return value.rstrip("/")
+    if isinstance(value, Unset):
+        return value
+    raise PydanticCustomError("url", "a URL is expected, such as https://api.example.com/v1")
+
+
+Url = Annotated[str | Unset, PlainValidator(_read_url), WithJsonSchema({"type": "string"})]
+
+
+class KeyEntry(Strict):
+    key: SecretText = described("the credential")
+    weight: float = described("share of the calls among this provider's credentials", 1.0, gt=0)
+    models: tuple[str, ...] | None = described("globs of the models it may be used for; default: all", None)
+    base_url: Url | None = described("base URL to use with this credential", None)
+
+
+def _as_keys(value: Any) -> Any:
+    entries = value if isinstance(value, list | tuple) else [value]
+    return [entry if isinstance(entry, dict | KeyEntry) else {"key": entry} for entry in entries]
+
+
+KeyInput = str | KeyEntry | list[str | KeyEntry]
+Keys = Annotated[
+    tuple[KeyEntry, ...], BeforeValidator(_as_keys, json_schema_input_type=KeyInput), Field(min_length=1)
+]
+
+
+class NamedKeys(Strict):
+    name: str = described("name of the header or query parameter", pattern=r"^[A-Za-z0-9_.-]+$")
+    value: Keys = described("the credential, or several")
+
+
+def _join_basic(value: Any) -> Any:
+    """`{username, password}` stands for the text `username:password`."""
+    if not isinstance(value, dict) or "username" not in value:
+        return value
+    parts = [value.get("username"), value.get("password", "")]
+    unset = next((part for part in parts if isinstance(part, Unset)), None)
+    if unset is not None:
+        return unset
+    text = ":".join(part.reveal() if isinstance(part, Secret) else str(part) for part in parts)
+    return {**{key: value[key] for key in value if key not in ("username", "password")}, "key": Secret(text)}
+
+
+def _as_basic(value: Any) -> Any:
+    return _as_keys(
+        [_join_basic(entry) for entry in value] if isinstance(value, list) else _join_basic(value)
+    )
+
+
+class BasicInput(Strict):
+    username: str = described("user name")
+    password: str = described("password", "")
+
+
+BasicKeys = Annotated[
+    tuple[KeyEntry, ...], BeforeValidator(_as_basic, json_schema_input_type=KeyInput | BasicInput)
+]
+
+
+class AuthEntry(Strict):
+    """One way of sending a credential, or none at all."""
+
+    bearer: Keys | None = described("Authorization: Bearer KEY", None)
+    header: NamedKeys | None = described("a header of its own: {name, value}", None)
+    basic: BasicKeys | None = described("HTTP basic: user:password, or {username, password}", None)
+    query: NamedKeys | None = described("a query parameter: {name, value}", None)
+
+    @model_validator(mode="after")
+    def _refuse_two_ways(self) -> "AuthEntry":
+        if sum(value is not None for value in (self.bearer, self.header, self.basic, self.query)) > 1:
+            raise PydanticCustomError("auth", "one of bearer, header, basic and query, not several")
+        return self
+
+
+def _as_auth(value: Any) -> Any:
+    return {} if value == "none" or value is None else value
+
+
+class ParamsEntry(Strict):
+    """Changes to a request's top-level keys, applied in this order."""
+
+    drop: Texts = described("keys this provider does not take", ())
+    rename: dict[str, str] = described("keys it calls otherwise: {old: new}", {})
+    clamp: dict[str, tuple[float, float]] = described(
+        "numbers it takes in a range only: {key: [low, high]}", {}
+    )
+    default: dict[str, Any] = described("values for keys that the request leaves out", {})
+    force: dict[str, Any] = described("values that replace what the request says", {})
+
+    @model_validator(mode="after")
+    def _refuse_empty_ranges(self) -> "ParamsEntry":
+        for name, (low, high) in self.clamp.items():
+            if low > high:
+                raise PydanticCustomError(
+                    "clamp", "clamp.{name}: the low end is above the high end", {"name": name}
+                )
+        return self
+
+
+class ListingEntry(Strict):
+    """How the provider's own list of models is read."""
+
+    path: str = described("path below base_url", pattern="^/")
+    items: str = described("JSONPath of the rows", "$.data[*]")
+    id: str = described("JSONPath of a row's model id", "$.id")
+    name: str | None = described("JSONPath of a row's display name", None)
+    context_length: str | None = described("JSONPath of a row's context length", None)
+    output_length: str | None = described("JSONPath of a row's longest answer", None)
+
+
+class EndpointEntry(Strict):
+    path: str | None = described("path below base_url; default: the format's", None, pattern="^/")
+    format: Name | None = described("wire format; default: the format's sibling for this operation", None)
+
+
+class PrefillEntry(Strict):
+    message: dict[str, Any] = described("keys merged into the assistant message to be continued", {})
+    body: dict[str, Any] = described("keys merged into the request's body", {})
+
+
+class SentEntry(Strict):
+    path: str | None = described("the path below base_url", None)
+    body: dict[str, Any] = described("the whole body")
+    headers: dict[str, str] = described("headers that must be among those sent", {})
+
+
+class AnsweredEntry(Strict):
+    status: int = described("the status the provider answers", 200, ge=100, le=599)
+    body: Any = described("the provider's body")
+
+
+class ReadEntry(Strict):
+    usage: dict[str, int] | None = described("tokens by class that are read", None)
+    error: dict[str, Any] | None = described("what is read of an error: message, type, code, param", None)
+
+
+class ExampleEntry(Strict):
+    """An executable example: a provider whose example fails does not load."""
+
+    given: dict[str, Any] | None = described("a request body as a client sends it", None)
+    operation: Literal["chat", "completions", "embeddings"] | None = described(
+        "default: told from `given`", None
+    )
+    sends: SentEntry | None = described("what the provider is sent for `given`", None)
+    answers: AnsweredEntry | None = described("an answer of the provider", None)
+    reads: ReadEntry | None = described("what is read of `answers`", None)
+
+    @model_validator(mode="after")
+    def _refuse_half_examples(self) -> "ExampleEntry":
+        if (self.given is None) != (self.sends is None) or (self.answers is None) != (self.reads is None):
+            raise PydanticCustomError("example", "`given` goes with `sends`, and `answers` with `reads`")
+        if self.given is None and self.answers is None:
+            raise PydanticCustomError(
+                "example", "an example needs `given` and `sends`, or `answers` and `reads`"
+            )
+        return self
+
+
+class UsageFrom(Strict):
+    """Where this provider reports usage, when not where its format says."""
+
+    model_config = {"extra": "allow"}
+
+    from_: Texts | None = described(
+        "JSONPath of the usage object, or several tried in order", None, alias="from"
+    )
+
+
+class FormatOverride(Strict):
+    """A wire format with leaves of its own: `{extends: openai-chat, ...}`."""
+
+    model_config = {"extra": "allow"}
+
+    extends: Name = described("the wire format that these leaves go over")
+
+
+Endpoint = Annotated[
+    Annotated[EndpointEntry, Tag("tree")] | Annotated[Literal[False], Tag("word")],
+    Discriminator(word_or_tree),
+]
+FormatChoice = Annotated[
+    Annotated[FormatOverride, Tag("tree")] | Annotated[Name, Tag("word")], Discriminator(word_or_tree)
+]
+
+
+class ProviderFile(Strict):
+    """One provider."""
+
+    provider: Name = described("the provider's name")
+    extends: Name | None = described("a provider whose keys these go over", None)
+    format: FormatChoice = described("the wire format it speaks, or {extends: FORMAT, ...leaves}")
+    base_url: Url = described("where it is; paths go below")
+    auth: Annotated[
+        AuthEntry, BeforeValidator(_as_auth, json_schema_input_type=AuthEntry | Literal["none"])
+    ] = described("how a credential is sent", AuthEntry())
+    headers: dict[str, Annotated[str | SecretText, Field(union_mode="left_to_right")]] = described(
+        "headers sent with every request", {}
+    )
+    params: ParamsEntry = described("changes to a request's keys", ParamsEntry())
+    endpoints: dict[Literal["chat", "completions", "embeddings"], Endpoint] = described(
+        "endpoints that differ from the format's; false: not there", {}
+    )
+    usage: UsageFrom | None = described("where usage is reported", None)
+    errors: dict[str, Any] | None = described("leaves over the format's `errors`", None)
+    models: ListingEntry | None = described("how its list of models is read", None)
+    stream_usage: Literal["ask", "always", "never"] = described(
+        "usage in a stream: ask for it, it comes unasked, or it cannot be had", "ask"
+    )
+    prefill: PrefillEntry | None = described("how an answer is continued from an assistant message", None)
+    allow_private: bool = described("loopback, private and link-local addresses are meant", False)
+    passthrough: bool = described("provider/any-model may be asked for", False)
+    unknown_price: UnknownPrice | None = described("price of a model nobody listed", None)
+    simulator: bool = described("this is the built-in simulator", False)
+    http2: bool = described("the provider must be spoken to in HTTP/2", False)
+    enabled: bool = described("false: never asked", True)
+    reason: str = described("why it is not enabled", "")
+    examples: tuple[ExampleEntry, ...] = described("executable examples", ())

@@ -1,0 +1,195 @@
+"""The named things that files declare, and which of them are in force.
+
+The unit is the thing (a provider, a format, a policy, one model), not the file: a user's thing replaces the
+shipped one of its name. `extends` puts a thing over another of its kind; inside a thing of the same name it
+means the shipped one.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from engine.config.describe import TreePath, suggest
+from engine.config.files import Source
+from engine.config.references import list_references
+from engine.config.yamltree import Document, Marks, find_mark, format_path
+from engine.errors import Problem
+from engine.wire.templates import merge_trees
+
+Kind = Literal["provider", "format", "policy", "model", "gateway"]
+_NAMING_KEYS: tuple[Kind, ...] = ("provider", "policy", "format")
+NOT_INHERITED = frozenset({"extends", "examples", "simulator"})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Thing:
+    """One named thing as its file says it; compared by identity, which lasts as long as the content."""
+
+    kind: Kind
+    name: str
+    tree: dict[str, Any]
+    marks: Marks
+    file: str
+    shipped: bool
+    refs: tuple[str, ...] = ()
+    """The insides of the `${...}` that it may use."""
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}:{self.marks[0]}:{self.marks[1]}"
+
+    def problem(self, path: TreePath, message: str) -> Problem:
+        line, column, _ = find_mark(self.marks, path)
+        return Problem(self.file, line, column, format_path(path), message)
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """A thing with everything it extends merged below it; `chain` begins with the thing itself."""
+
+    tree: dict[str, Any]
+    chain: tuple[Thing, ...]
+    problems: tuple[Problem, ...] = ()
+
+    def problem(self, path: TreePath, message: str) -> Problem:
+        """A problem at `path`, placed in the file of the chain that says it."""
+        for thing in self.chain:
+            line, column, depth = find_mark(thing.marks, path)
+            if depth == len(path):
+                return Problem(thing.file, line, column, format_path(path), message)
+        return self.chain[0].problem(path, message)
+
+
+def list_things(document: Document, source: Source) -> tuple[list[Thing], list[Problem]]:
+    """The things of one file, and what is wrong with the file as a whole."""
+    problems = [Problem(source.name, *found) for found in document.problems]
+    tree, shipped = document.tree, source.rank == "shipped"
+    if not tree:
+        return [], problems
+    for kind in _NAMING_KEYS:
+        if kind in tree:
+            return _list_one(kind, document, source, problems)
+    if "models" in tree:
+        return _list_models(document, source, shipped, problems)
+    line, column = document.marks[0], document.marks[1]
+    message = "this file names nothing; one of the keys provider, models, policy or format is expected"
+    return [], [*problems, Problem(source.name, line, column, "", message)]
+
+
+def _list_one(
+    kind: Kind, document: Document, source: Source, problems: list[Problem]
+) -> tuple[list[Thing], list[Problem]]:
+    name = document.tree[kind]
+    thing = Thing(kind, str(name), document.tree, document.marks, source.name, source.rank == "shipped")
+    if not isinstance(name, str) or not name:
+        return [], [*problems, thing.problem((kind,), "a name is expected")]
+    line, column, _ = find_mark(document.marks, (kind,))
+    marks = [line, column, *document.marks[2:]]
+    return [Thing(kind, name, thing.tree, marks, thing.file, thing.shipped, document.refs)], problems
+
+
+def _list_models(
+    document: Document, source: Source, shipped: bool, problems: list[Problem]
+) -> tuple[list[Thing], list[Problem]]:
+    whole = Thing("model", "", document.tree, document.marks, source.name, shipped)
+    for key in document.tree:
+        if key != "models" and not key.startswith("x-"):
+            problems.append(whole.problem((key,), f"unknown key{suggest(key, ['models'])}"))
+    models = document.tree["models"]
+    if models is None:
+        return [], problems
+    if not isinstance(models, dict):
+        return [], [*problems, whole.problem(("models",), "a mapping (name: model) is expected")]
+    things = []
+    for name, tree in models.items():
+        if isinstance(tree, dict):
+            marks = document.marks[2]["models"][2][name]
+            things.append(
+                Thing("model", name, tree, marks, source.name, shipped, _list_own_references(document, tree))
+            )
+        else:
+            problems.append(whole.problem(("models", name), "a mapping (key: value) is expected"))
+    return things, problems
+
+
+def _list_own_references(document: Document, tree: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(sorted(set(list_references(tree)))) if document.refs else ()
+
+
+@dataclass(slots=True)
+class Library:
+    """All things of all files: the shipped ones, the user's, and the rule which of two is in force."""
+
+    builtin: bool = True
+    shipped: dict[tuple[Kind, str], Thing] = field(default_factory=dict)
+    user: dict[tuple[Kind, str], Thing] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(self, things: Iterable[Thing]) -> None:
+        """Take things in; the same name twice in one rank is a problem with both places."""
+        for thing in things:
+            shelf = self.shipped if thing.shipped else self.user
+            first = shelf.setdefault((thing.kind, thing.name), thing)
+            if first is not thing:
+                message = f'{thing.kind} "{thing.name}" is declared twice (first at {first.place})'
+                self.problems.append(thing.problem((), message))
+
+    def in_force(self, kind: Kind) -> Iterator[Thing]:
+        """The things of one kind that exist: the user's, and the shipped ones that nothing replaces."""
+        for (its_kind, name), thing in self.shipped.items():
+            if its_kind == kind and (kind, name) not in self.user and self._is_kept(thing):
+                yield thing
+        for (its_kind, _), thing in self.user.items():
+            if its_kind == kind:
+                yield thing
+
+    def _is_kept(self, thing: Thing) -> bool:
+        """Without `include.builtin` the wire formats, the policy `default` and the simulator stay."""
+        return (
+            self.builtin
+            or thing.kind == "format"
+            or (thing.kind == "policy" and thing.name == "default")
+            or thing.tree.get("simulator") is True
+        )
+
+    def assemble(self, thing: Thing) -> Assembled:
+        """The thing over all that it extends."""
+        chain, problem = self._follow(thing)
+        if problem is not None:
+            return Assembled(thing.tree, (thing,), (problem,))
+        tree = chain[-1].tree
+        for over in reversed(chain[:-1]):
+            below = {key: value for key, value in tree.items() if _is_inherited(key, over, chain)}
+            tree = merge_trees(below, over.tree)
+        return Assembled(tree, tuple(chain))
+
+    def _follow(self, thing: Thing) -> tuple[list[Thing], Problem | None]:
+        chain = [thing]
+        while (name := chain[-1].tree.get("extends")) is not None:
+            here = chain[-1]
+            if not isinstance(name, str):
+                return chain, here.problem(("extends",), "a name is expected")
+            parent = self._find_parent(here, name)
+            if parent is None:
+                known = [its_name for kind, its_name in {**self.shipped, **self.user} if kind == here.kind]
+                return chain, here.problem(("extends",), f'no {here.kind} "{name}"{suggest(name, known)}')
+            if parent in chain:
+                circle = " -> ".join(f"{link.name} ({link.place})" for link in (*chain, parent))
+                return chain, here.problem(("extends",), f"extends itself in a circle: {circle}")
+            chain.append(parent)
+        return chain, None
+
+    def _find_parent(self, thing: Thing, name: str) -> Thing | None:
+        key = (thing.kind, name)
+        if name == thing.name:
+            return self.shipped.get(key) if not thing.shipped else self.shipped[key]
+        if thing.shipped:
+            return self.shipped.get(key)
+        return self.user.get(key) or self.shipped.get(key)
+
+
+def _is_inherited(key: str, over: Thing, chain: list[Thing]) -> bool:
+    """Aliases belong to a name: only a thing over the shipped one of its own name keeps them."""
+    if key == "aliases":
+        return all(link.name == over.name for link in chain[chain.index(over) :])
+    return key not in NOT_INHERITED and key != over.kind
