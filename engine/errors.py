@@ -40,6 +40,13 @@ class GatewayError(Exception):
             self.code = code
 
 
+class GatewayMistake(GatewayError):
+    """A bug of ours: the caller gets a sentence and the request id, the log gets the trace."""
+
+    def __init__(self) -> None:
+        super().__init__("the gateway made a mistake; the request id finds it in the log")
+
+
 class InvalidRequest(GatewayError):
     status, type, code = 400, "invalid_request_error", "invalid_request"
 
@@ -147,7 +154,9 @@ class UpstreamFailure(Exception):
         """Whether a policy's list (`[429, 5xx, connect]`) names this failure."""
         if self.kind in kinds:
             return True
-        return self.status is not None and self.kind == str(self.status) and f"{self.status // 100}xx" in kinds
+        return (
+            self.status is not None and self.kind == str(self.status) and f"{self.status // 100}xx" in kinds
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,12 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import partial
 from typing import Protocol
 
 from engine.billing.books import Books, estimate_input_tokens
 from engine.call import Attempt, Call
 from engine.config.snapshot import Timeouts
-from engine.errors import ClientGone, GatewayError, NobodyAvailable, UpstreamFailure
+from engine.errors import ClientGone, GatewayError, GatewayMistake, NobodyAvailable, UpstreamFailure
 from engine.policies.admission import Admission
 from engine.policies.identity import Headers, Identity
 from engine.routing.attempts import Attempts
@@ -76,71 +75,33 @@ async def carry(call: Call, headers: Headers, rooms: Rooms, reply: ClientReply) 
         async with rooms.admission.admit(call, plan.policy) as limit_headers:
             reply.add_headers(limit_headers)
             reply.promise_life(plan.policy.keepalive_s)
-            relay = partial(relay_answer, call, reply, rooms.clock)
+            relay = Relay(call, reply, rooms.clock)
             attempts = Attempts(call, plan.timeouts, rooms.exchange, relay, rooms.clock, rooms.books.open)
             answer = await Delivery(call, plan, rooms.router, attempts).run()
             call.http_status = call.http_status or 200
             rooms.books.settle(call, "aborted" if call.client_gone else "ok", answer)
             await reply.finish(answer.tail, call.cost)
     except GatewayError as error:
-        call.http_status = call.http_status or error.status
-        rooms.books.settle(call, "error", attempts and attempts.reader, error=error.message)
-        await reply.fail(error)
+        await end_in_error(call, rooms, reply, attempts, error)
     except asyncio.CancelledError:
-        await end_early(call, rooms, reply, attempts and attempts.reader)
+        await end_early(call, rooms, reply, attempts)
     except Exception as bug:  # noqa: BLE001 - the last border: a mistake of ours is settled, logged and answered
         rooms.report_bug(call, bug)
-        error = GatewayError("the gateway made a mistake; the request id finds it in the log")
-        call.http_status = call.http_status or error.status
-        rooms.books.settle(call, "error", attempts and attempts.reader, error=f"{type(bug).__name__}: {bug}")
-        await reply.fail(error)
+        await end_in_error(call, rooms, reply, attempts, GatewayMistake())
 
 
-async def relay_answer(
-    call: Call,
-    reply: ClientReply,
-    clock: Callable[[], float],
-    upstream: Reply,
-    reader: AnswerReader,
-    attempt: Attempt,
-    clocks: Timeouts,
+async def end_in_error(
+    call: Call, rooms: Rooms, reply: ClientReply, attempts: Attempts | None, error: GatewayError
 ) -> None:
-    """Pump one upstream's answer to the client until it is whole, under the clocks of its kind."""
-    began = call.began + attempt.started_s
-    if call.stream:
-        upstream.set_clock("first_token", clocks.first_token_s, idle_s=clocks.idle_s)
-    else:
-        upstream.set_clock("answer", max(clocks.answer_s - (clock() - began), 0.01))
-    while not reader.ended:
-        try:
-            data = await upstream.read()
-            out = reader.feed(data) if data else reader.close()
-        except UpstreamFailure:
-            if not reader.settling:
-                raise
-            reader.finish()
-            return
-        if reader.begun and attempt.first_token_ms is None:
-            note_first_token(call, attempt, clock() - began)
-            upstream.set_clock("answer", left_of_total(call, clocks, clock()), idle_s=clocks.idle_s)
-        if out:
-            await reply.send(out)
-        if reader.settling and not reader.ended:
-            upstream.set_clock("end", END_GRACE_S if reader.usage else USAGE_GRACE_S)
+    """One clear error, after what was used is settled."""
+    call.http_status = call.http_status or error.status
+    rooms.books.settle(call, "error", attempts.reader if attempts else None, error=error.message)
+    await reply.fail(error)
 
 
-def note_first_token(call: Call, attempt: Attempt, seconds: float) -> None:
-    attempt.first_token_ms = seconds * 1000
-    if call.first_token_ms is None:
-        call.first_token_ms = round((attempt.started_s + seconds) * 1000, 3)
-
-
-def left_of_total(call: Call, clocks: Timeouts, now: float) -> float:
-    return max(clocks.total_s - (now - call.began), 0.01)
-
-
-async def end_early(call: Call, rooms: Rooms, reply: ClientReply, reader: AnswerReader | None) -> None:
-    """The client went away, or the gateway is leaving: what was used is settled, and the client told if it is there."""
+async def end_early(call: Call, rooms: Rooms, reply: ClientReply, attempts: Attempts | None) -> None:
+    """The client went away, or the gateway is leaving: settle what was used; tell the client if it is there."""
+    reader = attempts.reader if attempts else None
     if call.client_gone:
         call.http_status = call.http_status or ClientGone.status
         rooms.books.settle(call, "aborted", reader, error="the client closed the connection")
@@ -150,3 +111,41 @@ async def end_early(call: Call, rooms: Rooms, reply: ClientReply, reader: Answer
     call.http_status = call.http_status or error.status
     rooms.books.settle(call, "interrupted", reader, error=error.message)
     await reply.fail(error)
+
+
+class Relay:
+    """Pumps one upstream's answer after another to the one client of a call, under the clocks of its kind."""
+
+    __slots__ = ("_call", "_clock", "_reply")
+
+    def __init__(self, call: Call, reply: ClientReply, clock: Callable[[], float]) -> None:
+        self._call, self._reply, self._clock = call, reply, clock
+
+    async def run(self, upstream: Reply, reader: AnswerReader, attempt: Attempt, clocks: Timeouts) -> None:
+        """Returns when the answer is whole; raises UpstreamFailure when it will not be."""
+        if self._call.stream:
+            upstream.set_clock("first_token", clocks.first_token_s, idle_s=clocks.idle_s)
+        while not reader.ended:
+            try:
+                data = await upstream.read()
+                out = reader.feed(data) if data else reader.close()
+            except UpstreamFailure:
+                if not reader.settling:
+                    raise
+                reader.finish()
+                return
+            if reader.begun and attempt.first_token_ms is None:
+                self._note_first_token(upstream, attempt, clocks)
+            if out:
+                await self._reply.send(out)
+            if reader.settling and not reader.ended:
+                upstream.set_clock("end", END_GRACE_S if reader.usage else USAGE_GRACE_S)
+
+    def _note_first_token(self, upstream: Reply, attempt: Attempt, clocks: Timeouts) -> None:
+        call, now = self._call, self._clock()
+        attempt.first_token_ms = (now - call.began - attempt.started_s) * 1000
+        if call.first_token_ms is None:
+            call.first_token_ms = round((now - call.began) * 1000, 3)
+        if call.stream:
+            left_s = max(clocks.total_s - (now - call.began), 0.01)
+            upstream.set_clock("total", left_s, idle_s=clocks.idle_s)

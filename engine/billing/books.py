@@ -29,7 +29,10 @@ class Books:
     """`on_settled` gets every record after it is in the journal (metrics, the log line)."""
 
     def __init__(
-        self, journal: Journal, clock: Callable[[], float], on_settled: Sequence[Callable[[Call, Record], None]]
+        self,
+        journal: Journal,
+        clock: Callable[[], float],
+        on_settled: Sequence[Callable[[Call, Record], None]],
     ) -> None:
         self._journal, self._clock, self._on_settled = journal, clock, on_settled
 

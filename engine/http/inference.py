@@ -9,6 +9,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
 from engine.call import Call
@@ -59,21 +60,27 @@ class OpenCalls:
             await self._empty.wait()
 
 
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """One inference route: what it does and how its clients speak."""
+
+    operation: str
+    path: str
+    dialect: Dialect = OPENAI
+
+
 class InferenceDoor:
     """The ASGI endpoint of one inference route."""
 
     def __init__(
         self,
-        operation: str,
-        surface: str,
+        surface: Surface,
         rooms: Rooms,
         read_snapshot: Callable[[], Snapshot],
         open_calls: OpenCalls,
         ids: CallIds,
-        dialect: Dialect = OPENAI,
     ) -> None:
-        self._operation, self._surface, self._dialect = operation, surface, dialect
-        self._rooms, self._read_snapshot = rooms, read_snapshot
+        self._surface, self._rooms, self._read_snapshot = surface, rooms, read_snapshot
         self._open_calls, self._ids = open_calls, ids
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -83,14 +90,14 @@ class InferenceDoor:
         call = Call(
             id=call_id,
             request_id=call_id,
-            operation=self._operation,
-            surface=self._surface,
+            operation=self._surface.operation,
+            surface=self._surface.path,
             started_at=now,
             began=self._rooms.clock(),
             snapshot=self._read_snapshot(),
             client_ip=client[0] if client else "",
         )
-        reply = Reply(send, call, self._dialect)
+        reply = Reply(send, call, self._surface.dialect)
         task = asyncio.current_task()
         assert task is not None
         self._open_calls.add(call, task)

@@ -19,6 +19,7 @@ from engine.http.dialects import Dialect
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
+_JSON = (b"content-type", b"application/json")
 _STREAM_HEADERS: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache, no-transform"),
@@ -40,7 +41,7 @@ class Reply:
         "_send",
         "_sign",
         "ended",
-                "muted",
+        "muted",
         "started",
     )
 
@@ -108,7 +109,9 @@ class Reply:
             body = self._dialect.write_stream_error(error, self._call.request_id)
         else:
             body = self._dialect.write_error(error, self._call.request_id)
-            await self._start(error.status, _error_headers(error, len(body)))
+            await self._start(
+                error.status, [_JSON, (b"content-length", b"%d" % len(body)), *error_headers(error)]
+            )
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _start(self, status: int, headers: Headers) -> None:
@@ -161,14 +164,15 @@ class Reply:
 
 
 def _plain_headers(length: int, cost_usd: Decimal | None) -> Headers:
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % length)]
+    headers = [_JSON, (b"content-length", b"%d" % length)]
     if cost_usd is not None:
         headers.append((b"x-cost-usd", format_usd(cost_usd).encode()))
     return headers
 
 
-def _error_headers(error: GatewayError, length: int) -> Headers:
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % length)]
+def error_headers(error: GatewayError) -> Headers:
+    """What an error adds to its headers: when to come back, and the limits that were reached."""
+    headers = [(name.encode(), value.encode()) for name, value in getattr(error, "headers", {}).items()]
     if error.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % max(-(-error.retry_after_s // 1), 1)))
     return headers
@@ -184,6 +188,6 @@ def _header_text(text: str) -> bytes:
 async def respond_json(send: Send, status: int, doc: Any, headers: Headers | None = None) -> None:
     """One whole JSON answer, for routes that are not inference."""
     body = doc if isinstance(doc, bytes) else orjson.dumps(doc)
-    head: Headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *(headers or ())]
+    head: Headers = [_JSON, (b"content-length", b"%d" % len(body)), *(headers or ())]
     await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -26,7 +26,9 @@ class Identity:
     def __init__(self, keys: Keys, admin_key: Secret | None) -> None:
         self._keys = keys
         self._admin_key = admin_key.reveal().encode() if admin_key else b""
-        self._admin = Caller("admin-environment", "admin", role="admin", name="GATEWAYZ_ADMIN_KEY", unlimited=True)
+        self._admin = Caller(
+            "admin-environment", "admin", role="admin", name="GATEWAYZ_ADMIN_KEY", unlimited=True
+        )
 
     async def identify(self, headers: Headers) -> Caller:
         """The caller behind a request's headers. Raises KeyRefused, or DependencyAway when nobody can tell."""
@@ -34,7 +36,9 @@ class Identity:
         if self._admin_key and hmac.compare_digest(text.encode(), self._admin_key):
             return self._admin
         if KEY_FORMAT.fullmatch(text) is None:
-            raise KeyRefused("the API key is not valid: a key looks like gw_live_... with 43 characters behind it")
+            raise KeyRefused(
+                "the API key is not valid: a key looks like gw_live_... with 43 characters behind it"
+            )
         return self._keys.find(text) or await self._keys.fetch(text)
 
     async def identify_admin(self, headers: Headers) -> Caller:
@@ -58,7 +62,9 @@ def read_key(headers: Headers) -> str:
                 text = text.strip()
             found.add(text)
     if not found:
-        raise KeyRefused("no API key was given; send `Authorization: Bearer gw_live_...`", code="api_key_missing")
+        raise KeyRefused(
+            "no API key was given; send `Authorization: Bearer gw_live_...`", code="api_key_missing"
+        )
     if len(found) > 1:
         raise KeyRefused("the request carries two different API keys")
     return found.pop()

@@ -3,8 +3,9 @@
 The reader of the latest attempt that delivered something stays here, because a rescue begins where it stopped.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from engine.call import Attempt, Call
 from engine.config.snapshot import Credential, Endpoint, Target, Timeouts
@@ -12,10 +13,16 @@ from engine.errors import UpstreamFailure, UpstreamTimedOut
 from engine.upstream.exchange import Continuation, Exchange, render_body
 from engine.upstream.reply import Reply
 from engine.wire.answers import AnswerReader, SameWireAnswer, SameWireStream
-from engine.wire.rescue import CONTINUE, RescueStream, read_identity
+from engine.wire.rescue import CONTINUE, RescueStream, Resumption, read_identity
 from engine.wire.translation import Translation, open_translation
 
-Relay = Callable[[Reply, AnswerReader, Attempt, Timeouts], Awaitable[None]]
+
+class Relay(Protocol):
+    """Room 6 (gateway.py): pumps an answer to the client until it is whole."""
+
+    async def run(
+        self, upstream: Reply, reader: AnswerReader, attempt: Attempt, clocks: Timeouts
+    ) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +32,17 @@ class Rescue:
 
 
 class Attempts:
-    __slots__ = ("_before_first", "_call", "_clock", "_exchange", "_relay", "_timeouts", "_translation", "last", "reader")
+    __slots__ = (
+        "_before_first",
+        "_call",
+        "_clock",
+        "_exchange",
+        "_relay",
+        "_timeouts",
+        "_translation",
+        "last",
+        "reader",
+    )
 
     def __init__(
         self,
@@ -57,10 +74,12 @@ class Attempts:
         try:
             endpoint = target.provider.endpoints[call.operation]
             body = self._render(target, endpoint, rescue)
-            upstream = await self._exchange.open(target, endpoint, credential, body, clocks, stream=call.stream)
+            upstream = await self._exchange.open(
+                target, endpoint, credential, body, clocks, stream=call.stream
+            )
             try:
                 reader = self._choose_reader(upstream, target, endpoint, rescue)
-                await self._relay(upstream, reader, attempt, clocks)
+                await self._relay.run(upstream, reader, attempt, clocks)
             finally:
                 upstream.close()
         except UpstreamFailure as failure:
@@ -120,42 +139,52 @@ class Attempts:
     def _render(self, target: Target, endpoint: Endpoint, rescue: Rescue | None) -> bytes:
         call = self._call
         surface = call.snapshot.surfaces[call.operation]
-        if endpoint.format is surface:
+        self._translation = None
+        if endpoint.format.name == surface.name:
             continuation = None
             if rescue is not None and rescue.mode == CONTINUE and self.reader is not None:
                 continuation = Continuation("".join(self.reader.texts))
             return render_body(call, target, endpoint, continuation)
-        self._translation = open_translation(call, surface, endpoint.format, target)
-        return self._translation.body
+        self._translation = self._translate(target, endpoint)
+        call.loss = self._translation.loss
+        return self._translation.render(target.provider.params.edits(self._translation.body))
+
+    def _translate(self, target: Target, endpoint: Endpoint) -> Translation:
+        call = self._call
+        surface = call.snapshot.surfaces[call.operation]
+        return open_translation(call, surface, endpoint.format, describe_target(call, target))
 
     def _choose_reader(
         self, upstream: Reply, target: Target, endpoint: Endpoint, rescue: Rescue | None
     ) -> AnswerReader:
         call, format = self._call, endpoint.format
-        surface = call.snapshot.surfaces[call.operation]
-        if format is not surface:
-            assert self._translation is not None
+        if self._translation is not None:
             return self._translation.reader(upstream.header(b"content-type") or b"")
         if not call.stream:
             return SameWireAnswer(format)
-        if (upstream.header(b"content-type") or b"").startswith(b"application/json"):
-            return open_translation(call, surface, format, target).unstreamed_reader()
+        media_type = upstream.header(b"content-type") or b""
+        if format.look is None or media_type.startswith(b"application/json"):
+            return self._translate(target, endpoint).reader(media_type)
         if rescue is not None and isinstance(self.reader, SameWireStream | RescueStream):
             call.rescued_by.append(target.name)
-            identity = read_identity(self.reader.first_read, format.need_look())
-            return RescueStream(
-                format,
-                format.need_look(),
-                self.reader,
-                mode=rescue.mode,
-                identity=identity,
-                rescued_by=call.rescued_by,
-                usage_asked=call.usage_asked,
-            )
+            identity = read_identity(self.reader.first_read, format.look)
+            resumption = Resumption(rescue.mode, identity, call.rescued_by, call.usage_asked)
+            return RescueStream(format, format.look, self.reader, resumption)
         choices = call.request.get("n")
         return SameWireStream(
             format,
-            format.need_look(),
+            format.look,
             hide_usage=not call.usage_asked,
-            choices=choices if isinstance(choices, int) and choices > 1 else 1,
+            choices=choices if isinstance(choices, int) else 1,
         )
+
+
+def describe_target(call: Call, target: Target) -> dict[str, Any]:
+    """The target as request templates see it."""
+    return {
+        "model": target.model,
+        "provider": target.provider.name,
+        "stream": call.stream,
+        "limits": {"context": target.context, "output": target.output},
+        "capabilities": sorted(call.model.capabilities) if call.model else [],
+    }

@@ -8,23 +8,20 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from engine.call import Attempt, Call
+from engine.call import Call
 from engine.config.snapshot import Credential, Target
-from engine.errors import (
-    GatewayError,
-    NobodyAvailable,
-    UpstreamBroke,
-    UpstreamFailure,
-    UpstreamRefused,
-    UpstreamTimedOut,
-)
+from engine.errors import GatewayError, NobodyAvailable, UpstreamBroke, UpstreamFailure
 from engine.routing.attempts import Attempts, Rescue
 from engine.routing.balance import Chance, Latencies, order_targets
 from engine.routing.breaker import Breakers
 from engine.routing.credentials import COOLING_KINDS, CoolDowns
+from engine.routing.refusals import WORTH, word_refusal
 from engine.routing.resolve import Plan
 from engine.wire.answers import AnswerReader
 from engine.wire.rescue import CONTINUE, RESTART, TextDiffers
+
+_NO_MORE = 1_000_000
+"""Tries of a probe: it is never repeated."""
 
 
 @dataclass(slots=True)
@@ -95,35 +92,47 @@ class Delivery:
             wait_s = self._router.breakers.seconds_until_open(target.name, now)
             self._skipped_until.append(wait_s or rule.open_s)
             return None
-        tries = 0
+        tries = 1
         while True:
             credential = await self._pick_credential(target)
             if credential is None:
                 if admitted == "probe":
                     self._router.breakers.give_back_probe(target.name)
                 return None
-            tries += 1
             try:
                 return await self._try_once(target, credential, admitted == "probe")
             except UpstreamFailure as failure:
                 self._failures.append((target, failure))
-                reader = self._attempts.reader
-                if reader is not None and reader.begun and self._call.stream:
+                if self._has_begun():
                     return await self._rescue(failure, rest)
-                if failure.matches(self._plan.policy.failover.never):
-                    raise word_refusal(target, failure) from failure
-                pause_s = self._pause_before_retry(failure, tries)
-                self._router.cool_downs.note_failure(
-                    credential, failure, pause_s or 0.0, self._router.clock()
-                )
-                if self._has_other_credential(target, failure):
-                    tries -= 1
-                    continue
-                if admitted == "probe" or pause_s is None:
-                    if failure.matches(self._plan.policy.failover.on):
-                        return None
-                    raise word_refusal(target, failure) from failure
+                pause_s = self._weigh(target, credential, failure, tries if admitted != "probe" else _NO_MORE)
+            if pause_s is None:
+                return None
+            if pause_s:
+                tries += 1
                 await self._router.sleep(pause_s)
+
+    def _has_begun(self) -> bool:
+        reader = self._attempts.reader
+        return self._call.stream and reader is not None and reader.begun
+
+    def _weigh(
+        self, target: Target, credential: Credential, failure: UpstreamFailure, tries: int
+    ) -> float | None:
+        """Seconds until the same target is tried again (0: at once, with its next credential), None to leave it.
+
+        Raises the caller's error for a failure that no other target would answer better.
+        """
+        policy, router = self._plan.policy, self._router
+        if failure.matches(policy.failover.never):
+            raise word_refusal(target, failure) from failure
+        pause_s = self._pause_before_retry(failure, tries)
+        router.cool_downs.note_failure(credential, failure, pause_s or 0.0, router.clock())
+        if self._has_other_credential(target, failure):
+            return 0.0
+        if pause_s is None and not failure.matches(policy.failover.on):
+            raise word_refusal(target, failure) from failure
+        return pause_s
 
     async def _try_once(self, target: Target, credential: Credential, is_probe: bool) -> AnswerReader:
         breakers, rule = self._router.breakers, self._plan.policy.breaker
@@ -218,7 +227,10 @@ class Delivery:
         policy, modes = self._plan.policy, []
         if target.prefill and policy.rescue in ("auto", CONTINUE):
             modes.append(CONTINUE)
-        if self._attempts.delivered_chars() <= policy.restart_max_chars and policy.rescue in ("auto", RESTART):
+        if self._attempts.delivered_chars() <= policy.restart_max_chars and policy.rescue in (
+            "auto",
+            RESTART,
+        ):
             modes.append(RESTART)
         return modes
 
@@ -250,51 +262,10 @@ class Delivery:
     def _give_up(self) -> GatewayError:
         """The one error the caller gets when every target was asked or left alone."""
         if self._failures:
-            target, failure = max(self._failures, key=lambda each: _WORTH.get(each[1].kind, 1))
+            target, failure = max(self._failures, key=lambda each: WORTH.get(each[1].kind, 1))
             return word_refusal(target, failure)
         wait_s = min(self._skipped_until, default=1.0)
         return NobodyAvailable(
             f"every provider of {self._plan.model.name!r} is failing or cooling down at the moment",
             retry_after_s=max(wait_s, 1.0),
         )
-
-
-# Which of several failures says most to the caller.
-_WORTH = {"content_filter": 5, "context_length_exceeded": 4, "invalid_request": 3, "429": 2, "401": 0, "403": 0}
-
-
-def word_refusal(target: Target, failure: UpstreamFailure) -> GatewayError:
-    """The final error for a failure: what the caller caused keeps the provider's words, the rest names the provider."""
-    facts, status = failure.error, failure.status
-    if failure.kind in ("invalid_request", "content_filter", "context_length_exceeded"):
-        code = facts.code if facts and facts.code else failure.kind
-        kind = facts.type if facts and facts.type else "invalid_request_error"
-        param = facts.param if facts else None
-        client_status = status if status in (400, 413, 422) else 400
-        return UpstreamRefused(failure.message, status=client_status, type=kind, code=code, param=param)
-    name = target.provider.name
-    if failure.kind == "timeout":
-        return UpstreamTimedOut(f"{name} did not answer in time (clock: {failure.clock})")
-    if failure.kind == "429":
-        refused = UpstreamRefused(
-            f"{name} is limiting requests: {failure.message}",
-            status=429,
-            type="rate_limit_error",
-            code="provider_rate_limited",
-            param=None,
-        )
-        refused.retry_after_s = failure.retry_after_s or 1.0
-        return refused
-    if failure.kind in ("401", "403", "402"):
-        return UpstreamBroke(f"{name} refused the gateway's credential", code="provider_authentication_error")
-    if failure.kind in ("503", "529"):
-        retry_after_s = failure.retry_after_s or 1.0
-        return NobodyAvailable(f"{name} is overloaded: {failure.message}", retry_after_s=retry_after_s)
-    return UpstreamBroke(f"{name} failed ({failure.kind}): {failure.message}")
-
-
-def begin_attempt(call: Call, target: Target, credential: Credential, mode: str, now: float) -> Attempt:
-    """A new line in the call's list of attempts."""
-    attempt = Attempt(target.provider.name, target.model, credential.name, now - call.began, mode=mode)
-    call.attempts.append(attempt)
-    return attempt

@@ -33,7 +33,9 @@ class Continuation:
     delivered: str
 
 
-def render_body(call: Call, target: Target, endpoint: Endpoint, continuation: Continuation | None = None) -> bytes:
+def render_body(
+    call: Call, target: Target, endpoint: Endpoint, continuation: Continuation | None = None
+) -> bytes:
     """The body to send on the caller's own wire: the client's bytes with only the declared changes."""
     provider, request = target.provider, call.request
     edits: dict[str, Any] = provider.params.edits(request)
@@ -65,14 +67,23 @@ class Exchange:
 
     def __init__(self, upstreams: Upstreams) -> None:
         self._upstreams = upstreams
-        self._heads: OrderedDict[tuple[Provider, Credential | None, str], tuple[Origin, bytes]] = OrderedDict()
+        self._heads: OrderedDict[tuple[Provider, Credential | None, str], tuple[Origin, bytes]] = (
+            OrderedDict()
+        )
 
     def forget_heads(self) -> None:
         """After a reload: the old snapshot's providers are not kept alive from here."""
         self._heads.clear()
 
     async def open(
-        self, target: Target, endpoint: Endpoint, credential: Credential, body: bytes, clocks: Timeouts, *, stream: bool
+        self,
+        target: Target,
+        endpoint: Endpoint,
+        credential: Credential,
+        body: bytes,
+        clocks: Timeouts,
+        *,
+        stream: bool,
     ) -> Reply:
         """Send one request; the reply has a good status and its body is unread. Raises UpstreamFailure."""
         origin, head = self._find_head(target, endpoint, credential)
@@ -81,7 +92,8 @@ class Exchange:
             head,
             body,
             connect_s=clocks.connect_s,
-            headers_s=clocks.headers_s if stream else clocks.answer_s,
+            headers_s=clocks.headers_s if stream else None,
+            answer_s=None if stream else clocks.answer_s,
         )
         if 200 <= reply.status < 300:
             return reply

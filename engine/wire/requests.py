@@ -38,14 +38,18 @@ def parse_object(body: bytes) -> dict[str, Any]:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise InvalidRequest(f"the body is not valid JSON ({where}: {error.msg})", code="invalid_json") from error
+        raise InvalidRequest(
+            f"the body is not valid JSON ({where}: {error.msg})", code="invalid_json"
+        ) from error
     if not isinstance(parsed, dict):
         raise InvalidRequest("the body must be a JSON object", code="invalid_json")
     return parsed
 
 
 def _missing(name: str, wanted: str) -> InvalidRequest:
-    return InvalidRequest(f"{name!r} is required and must be {wanted}", code="missing_required_field", param=name)
+    return InvalidRequest(
+        f"{name!r} is required and must be {wanted}", code="missing_required_field", param=name
+    )
 
 
 def _is_flag(value: Any) -> bool:

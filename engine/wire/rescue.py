@@ -6,6 +6,7 @@ Every event is written anew with the `id` and `created` of the stream that began
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -48,30 +49,32 @@ def count_delivered_tokens(texts: list[str]) -> int:
     return -(-characters // _CHARACTERS_PER_TOKEN)
 
 
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """How a rescue goes on: its mode, what the stream is called, who has answered so far, what the client asked."""
+
+    mode: str
+    identity: Mapping[str, Any]
+    rescued_by: list[str]
+    usage_asked: bool
+
+
 class RescueStream:
     """The reader of the second attempt's stream. Same interface as the other readers."""
 
     def __init__(
-        self,
-        format: Format,
-        look: Look,
-        begun: SameWireStream,
-        *,
-        mode: str,
-        identity: Mapping[str, Any],
-        rescued_by: list[str],
-        usage_asked: bool,
+        self, format: Format, look: Look, begun: "SameWireStream | RescueStream", resumption: Resumption
     ) -> None:
-        self._format, self._look, self._mode = format, look, mode
-        self._identity, self._rescued_by = identity, rescued_by
-        self._usage_asked = usage_asked
+        self._format, self._look = format, look
+        self._mode, self._identity = resumption.mode, resumption.identity
+        self._rescued_by, self._usage_asked = resumption.rescued_by, resumption.usage_asked
         self._delivered = "".join(begun.texts)
         self._delivered_tokens = count_delivered_tokens(begun.texts)
         self._swallowed = ""
         self._partial = b""
         self._tail_docs: list[dict[str, Any]] = []
-        self.first_read = begun.first_read
-        self.texts = list(begun.texts)
+        self.first_read: bytes = begun.first_read
+        self.texts: list[str] = list(begun.texts)
         self.begun = self.ended = self.settling = self.carries = False
         self.tail = b""
         self.usage: Usage | None = None
@@ -170,8 +173,9 @@ class RescueStream:
         if self._mode != CONTINUE or self.usage is None:
             return
         moved = min(self._delivered_tokens, self.usage.input)
-        counts = {**self.usage.as_record(), "input": self.usage.input - moved, "output": self.usage.output + moved}
-        self.shown_usage = Usage(**counts)
+        self.shown_usage = replace(
+            self.usage, input=self.usage.input - moved, output=self.usage.output + moved
+        )
         shown = follow(doc, self._look.usage)
         if isinstance(shown, dict):
             for name, change in ((self._look.prompt_count, -moved), (self._look.completion_count, moved)):

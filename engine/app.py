@@ -1,0 +1,201 @@
+"""The composition root of one worker: every room is built here once and handed what it needs.
+
+`create_worker_app` builds, `start` opens what needs the loop, `swap` puts a new snapshot in force, `stop` closes.
+"""
+
+import random
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from engine.billing.books import Books, Record
+from engine.call import Call
+from engine.config.reload import Runtime
+from engine.config.settings import Settings, read_environment
+from engine.config.snapshot import Snapshot
+from engine.gateway import Rooms
+from engine.http.admin import Administration, Control
+from engine.http.catalog import ModelCatalog
+from engine.http.identifiers import CallIds
+from engine.http.inference import InferenceDoor, OpenCalls, Surface
+from engine.http.monitoring import Monitoring, Readiness
+from engine.http.routes import Routes
+from engine.policies.admission import Admission
+from engine.policies.identity import Identity
+from engine.policies.limits import Limiter
+from engine.routing.balance import Latencies
+from engine.routing.breaker import Breakers
+from engine.routing.credentials import CoolDowns
+from engine.routing.failover import Router
+from engine.storage.calls import list_calls
+from engine.storage.flusher import Flusher
+from engine.storage.journal import Journal
+from engine.storage.keys import KeyStore
+from engine.storage.postgres import Connection, Database
+from engine.storage.secrets import load_keyring
+from engine.telemetry.logs import Log
+from engine.telemetry.metrics import Metrics
+from engine.upstream.exchange import Exchange
+from engine.upstream.pools import Upstreams
+from engine.wire.usage import Usage
+
+NOTHING = Usage()
+PROXY_VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY")
+
+
+class WorkerApp:
+    """One worker's gateway. `asgi` is the application that the server calls."""
+
+    def __init__(self, settings: Settings, runtime: Runtime, control: Control, worker: int) -> None:
+        gateway = runtime.snapshot.settings
+        embedded = gateway.database.url.reveal() == "embedded"
+        self._runtime, self._grace_s = runtime, gateway.database.grace_s
+        self._clock = time.monotonic
+        self._draining = False
+        self._log_calls = gateway.telemetry.log_calls
+        self.log = Log(level=gateway.telemetry.log_level or settings.log_level)
+        self.metrics = Metrics()
+        self._database = Database(settings.database_url or "")
+        ring = load_keyring(settings.home, settings.keyring, embedded=embedded)
+        self._keys = KeyStore(self._database, ring, settings.home)
+        self._journal = Journal(settings.home, fsync_ms=gateway.journal.fsync_ms)
+        self._flusher = Flusher(settings.home, self._journal, self._database)
+        self._upstreams = Upstreams(proxies=read_proxies(read_environment()))
+        self._exchange = Exchange(self._upstreams)
+        self._breakers = Breakers()
+        self._limiter = Limiter(worker=worker, workers=runtime.snapshot.server.workers)
+        self.open_calls = OpenCalls()
+        identity = Identity(self._keys, settings.admin_key)
+        rooms = Rooms(
+            identity=identity,
+            admission=Admission(self._limiter, self._clock),
+            exchange=self._exchange,
+            router=Router(self._breakers, CoolDowns(), Latencies(), self._clock, random.random),
+            books=Books(self._journal, self._clock, (self._count_call, self._log_call)),
+            clock=self._clock,
+            report_bug=self._report_bug,
+        )
+        self._watch_gauges()
+        self.asgi = self._build_routes(rooms, identity, control)
+
+    async def start(self) -> None:
+        await self._database.open()
+        self._journal.open()
+        await self._keys.start()
+        self._flusher.start()
+
+    def begin_drain(self) -> None:
+        self._draining = True
+
+    async def finish_calls(self, within_s: float) -> None:
+        await self.open_calls.finish(within_s)
+
+    async def stop(self) -> None:
+        await self._flusher.stop()
+        await self._keys.stop()
+        await self._upstreams.close()
+        await self._database.close()
+        self.log.close()
+
+    def swap(self, snapshot: Snapshot) -> None:
+        """Put a new configuration in force; calls under way keep theirs."""
+        self._runtime.swap(snapshot)
+        self._exchange.forget_heads()
+        self.log.info("config.swapped", revision=snapshot.version)
+
+    def dump_metrics(self) -> dict[str, Any]:
+        return self.metrics.dump()
+
+    def _build_routes(self, rooms: Rooms, identity: Identity, control: Control) -> Routes:
+        routes = Routes(report_bug=self._report_route_bug)
+        ids = CallIds()
+        for operation, path in (
+            ("chat", "/v1/chat/completions"),
+            ("chat", "/chat/completions"),
+            ("completions", "/v1/completions"),
+            ("embeddings", "/v1/embeddings"),
+        ):
+            routes.doors[path] = InferenceDoor(
+                Surface(operation, path), rooms, self._read_snapshot, self.open_calls, ids
+            )
+        catalog = ModelCatalog(rooms, self._read_snapshot)
+        routes.add("GET", "/v1/models", catalog.list_models)
+        routes.add("GET", "/models", catalog.list_models)
+        routes.add_named("GET", "/v1/models/", catalog.show_model)
+        monitoring = Monitoring(self.read_readiness, control.metrics)
+        routes.add("GET", "/health", monitoring.show_health)
+        routes.add("GET", "/health/ready", monitoring.show_readiness)
+        routes.add("GET", "/metrics", monitoring.show_metrics)
+        admin = Administration(identity, control, self._list_calls)
+        routes.add("GET", "/admin/config", admin.show_config)
+        routes.add("POST", "/admin/config/reload", admin.reload_config)
+        routes.add("GET", "/admin/calls", admin.show_calls)
+        return routes
+
+    def _read_snapshot(self) -> Snapshot:
+        return self._runtime.snapshot
+
+    def read_readiness(self) -> Readiness:
+        """200 while this process can serve: a short database outage is no reason to leave."""
+        away_since = self._database.away_since
+        away_s = time.time() - away_since if away_since is not None else 0.0
+        since = away_since if away_since is not None else self._runtime.snapshot.loaded_at
+        status = "ok" if away_since is None else "degraded"
+        if self._draining or away_s > self._grace_s:
+            status = "down"
+        return Readiness(
+            status=status,
+            database="ok" if away_since is None else "away",
+            redis="none",
+            since=datetime.fromtimestamp(since, UTC).isoformat(timespec="milliseconds"),
+        )
+
+    async def _list_calls(self, after: str | None, limit: int, filters: Mapping[str, Any]) -> dict[str, Any]:
+        async def select(connection: Connection) -> dict[str, Any]:
+            page = await list_calls(connection, after, limit, filters)
+            return {"object": "list", "data": page.records, "has_more": page.more}
+
+        await self._flusher.flush()
+        return await self._database.run(select)
+
+    def _count_call(self, call: Call, record: Record) -> None:
+        metrics, served = self.metrics, call.served
+        metrics.count_call(call.surface, call.http_status)
+        for attempt in call.attempts:
+            metrics.count_attempt(attempt.provider, attempt.model, attempt.outcome)
+        if call.damaged:
+            metrics.count_event_dropped(call.damaged)
+        if served is not None:
+            first_s = call.first_token_ms / 1000 if call.first_token_ms is not None else None
+            total_s = record["total_ms"] / 1000
+            usage = call.usage or NOTHING
+            metrics.observe_call(served.provider.name, served.model, total_s, first_s, usage, call.cost)
+
+    def _log_call(self, call: Call, record: Record) -> None:
+        if self._log_calls:
+            self.log.finish_call(record)
+
+    def _report_bug(self, call: Call, bug: Exception) -> None:
+        self.log.error("call.broke", request_id=call.request_id, error=repr(bug), trace=bug)
+
+    def _report_route_bug(self, path: str, bug: Exception) -> None:
+        self.log.error("route.broke", path=path, error=repr(bug), trace=bug)
+
+    def _watch_gauges(self) -> None:
+        metrics = self.metrics
+        metrics.watch("gatewayz_calls_in_progress", lambda: len(self.open_calls))
+        metrics.watch("gatewayz_upstream_connections", lambda: {**self._upstreams.count()})
+        metrics.watch("gatewayz_dependency_up", lambda: {"database": float(self._database.available)})
+        metrics.watch("gatewayz_journal_records", lambda: {**self._flusher.count_states()})
+        metrics.watch("gatewayz_config_revision_info", lambda: {self._runtime.snapshot.version: 1})
+
+
+def read_proxies(environ: Mapping[str, str]) -> dict[str, str]:
+    """The forward proxies that the environment names, in either spelling."""
+    found = {name: environ.get(name) or environ.get(name.lower(), "") for name in PROXY_VARIABLES}
+    return {name: value for name, value in found.items() if value}
+
+
+def create_worker_app(settings: Settings, runtime: Runtime, control: Control, worker: int) -> WorkerApp:
+    return WorkerApp(settings, runtime, control, worker)

@@ -1,0 +1,51 @@
+"""The administration routes of the gateway itself: its configuration and the call records. Role admin only."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+from urllib.parse import parse_qsl
+
+from engine.errors import InvalidRequest
+from engine.http.respond import Send, respond_json
+from engine.policies.identity import Identity
+
+MOST_CALLS = 1000
+
+
+class Control(Protocol):
+    """The line to the supervisor."""
+
+    async def reload(self) -> tuple[int, dict[str, Any]]: ...
+    async def config_state(self) -> dict[str, Any]: ...
+    async def metrics(self) -> bytes: ...
+
+
+ListCalls = Callable[[str | None, int, Mapping[str, Any]], Awaitable[dict[str, Any]]]
+
+
+class Administration:
+    def __init__(self, identity: Identity, control: Control, list_calls: ListCalls) -> None:
+        self._identity, self._control, self._list_calls = identity, control, list_calls
+
+    async def show_config(self, scope: Any, receive: Any, send: Send) -> None:
+        """The revision in force, the workers that have it, and the last refusal."""
+        await self._identity.identify_admin(scope["headers"])
+        await respond_json(send, 200, await self._control.config_state())
+
+    async def reload_config(self, scope: Any, receive: Any, send: Send) -> None:
+        """Read the files again; 200 when every worker has swapped, 422 with all problems when refused."""
+        await self._identity.identify_admin(scope["headers"])
+        status, document = await self._control.reload()
+        await respond_json(send, status, document)
+
+    async def show_calls(self, scope: Any, receive: Any, send: Send) -> None:
+        """Call records after the one whose id is `after`, oldest first; `has_more` says whether to go on."""
+        await self._identity.identify_admin(scope["headers"])
+        query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
+        limit = read_limit(query.pop("limit", "100"))
+        await respond_json(send, 200, await self._list_calls(query.pop("after", None), limit, query))
+
+
+def read_limit(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= MOST_CALLS:
+        raise InvalidRequest(f"limit must be a number from 1 to {MOST_CALLS}", param="limit")
+    return int(text)

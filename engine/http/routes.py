@@ -1,0 +1,93 @@
+"""Which door a path leads to. Exact paths are one dictionary look-up; what matches nothing gets near names.
+
+Pure ASGI: the inference doors are called with the server's own `receive` and `send`. Errors that a door lets through
+end here, in the dialect of the surface.
+"""
+
+import difflib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from engine.errors import GatewayError, GatewayMistake, MethodNotAllowed, NotBuilt, NotFound
+from engine.http.dialects import OPENAI
+from engine.http.respond import Send, error_headers, respond_json
+
+Endpoint = Callable[[Any, Any, Send], Awaitable[None]]
+NamedEndpoint = Callable[[Any, Any, Send, str], Awaitable[None]]
+
+NOT_BUILT = ("/v1/batches", "/v1/files", "/v1/realtime", "/mcp")
+
+
+@dataclass(slots=True)
+class Routes:
+    """The application: `doors[path]` (POST, inference), `exact[path][method]`, then `prefixes` with a name behind."""
+
+    doors: dict[str, Endpoint] = field(default_factory=dict)
+    exact: dict[str, dict[str, Endpoint]] = field(default_factory=dict)
+    prefixes: dict[str, dict[str, NamedEndpoint]] = field(default_factory=dict)
+    report_bug: Callable[[str, Exception], None] = lambda path, bug: None
+
+    def add(self, method: str, path: str, endpoint: Endpoint) -> None:
+        self.exact.setdefault(path, {})[method] = endpoint
+
+    def add_named(self, method: str, prefix: str, endpoint: NamedEndpoint) -> None:
+        self.prefixes.setdefault(prefix, {})[method] = endpoint
+
+    async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
+        if scope["type"] != "http":
+            await refuse_scope(scope, receive, send)
+            return
+        door = self.doors.get(scope["path"])
+        if door is not None and scope["method"] == "POST":
+            await door(scope, receive, send)
+            return
+        try:
+            await self._find_endpoint(scope["path"], scope["method"])(scope, receive, send)
+        except GatewayError as error:
+            await refuse(send, error)
+        except Exception as bug:  # noqa: BLE001 - the last border: logged with its trace, answered with a sentence
+            self.report_bug(scope["path"], bug)
+            await refuse(send, GatewayMistake())
+
+    def _find_endpoint(self, path: str, method: str) -> Endpoint:
+        if path in self.doors:
+            raise MethodNotAllowed(f"{path} answers POST, not {method}")
+        methods = self.exact.get(path)
+        if methods is not None:
+            if method not in methods:
+                raise MethodNotAllowed(f"{path} answers {', '.join(sorted(methods))}, not {method}")
+            return methods[method]
+        for prefix, named in self.prefixes.items():
+            name = path[len(prefix) :]
+            if path.startswith(prefix) and name and method in named:
+                return partial(_call_named, named[method], name)
+        if path.startswith(NOT_BUILT):
+            raise NotBuilt(f"{path} is not built yet")
+        near = difflib.get_close_matches(path[:100], [*self.doors, *self.exact], n=3, cutoff=0.6)
+        hint = f" (did you mean {', '.join(near)}?)" if near else ""
+        raise NotFound(f"there is no route {method} {path[:200]}{hint}", code="endpoint_not_found")
+
+
+async def _call_named(endpoint: NamedEndpoint, name: str, scope: Any, receive: Any, send: Send) -> None:
+    await endpoint(scope, receive, send, name)
+
+
+async def refuse(send: Send, error: GatewayError) -> None:
+    """One error answer outside of the corridor."""
+    body = OPENAI.write_error(error, "")
+    await respond_json(send, error.status, body, error_headers(error))
+
+
+async def refuse_scope(scope: Any, receive: Any, send: Send) -> None:
+    """WebSockets are not built; a lifespan that nobody asked for is waved through."""
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close", "code": 1011, "reason": "not built yet"})
+        return
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,208 @@
+"""One call between two different wires: the caller's request is written in the target's, the answer read back.
+
+`open_translation` does the request (pure); `reader` gives the `AnswerReader` of the answer, streamed or plain. There
+is no translator from A to B: the canonical chat and the canonical events stand between.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from engine.call import Call
+from engine.errors import UpstreamFailure
+from engine.wire.answers import fail_in_band, find_error
+from engine.wire.canonical import BlockAdded, BlockStarted, Event, Failed, Finished, UsageReported
+from engine.wire.formats import Format
+from engine.wire.frames import FramingBroke
+from engine.wire.splice import DROPPED
+from engine.wire.usage import Usage
+
+
+class Translation:
+    """What one attempt at a target of another wire needs."""
+
+    __slots__ = ("_asked", "_format", "_surface", "body", "loss", "stream", "usage_asked")
+
+    def __init__(self, call: Call, surface: Format, format: Format, facts: Mapping[str, Any]) -> None:
+        self._surface, self._format = surface, format
+        self.stream, self.usage_asked = call.stream, call.usage_asked
+        self._asked = {"id": call.id, "created": int(call.started_at), "usage_asked": call.usage_asked}
+        chat = surface.read_request(call.request)
+        self.loss = tuple(f"/{key}" for key in format.find_loss(chat))
+        self.body = format.write_request({**chat, "model": facts["model"]}, facts)
+        if call.stream:
+            self.body |= format.stream_flag
+            self.body |= format.usage_request
+
+    def render(self, edits: Mapping[str, Any]) -> bytes:
+        """The request body with the provider's declared fixes."""
+        body = {name: value for name, value in {**self.body, **edits}.items() if value is not DROPPED}
+        return orjson.dumps(body)
+
+    def reader(self, media_type: bytes) -> "TranslatedStream | TranslatedAnswer":
+        if self.stream and not media_type.startswith(b"application/json"):
+            return TranslatedStream(self._surface, self._format, self._asked)
+        return TranslatedAnswer(self._surface, self._format, self._asked, stream=self.stream)
+
+
+def open_translation(call: Call, surface: Format, format: Format, facts: Mapping[str, Any]) -> Translation:
+    """`facts` is the target as templates see it: model, limits, capabilities. Raises InvalidRequest."""
+    return Translation(call, surface, format, facts)
+
+
+class _Translated:
+    """What both readers keep; see AnswerReader."""
+
+    __slots__ = (
+        "_asked",
+        "_format",
+        "_surface",
+        "begun",
+        "carries",
+        "damaged",
+        "ended",
+        "settling",
+        "tail",
+        "texts",
+        "usage",
+    )
+
+    def __init__(self, surface: Format, format: Format, asked: Mapping[str, Any]) -> None:
+        self._surface, self._format, self._asked = surface, format, asked
+        self.begun = self.ended = self.settling = self.carries = False
+        self.tail = b""
+        self.texts: list[str] = []
+        self.usage: Usage | None = None
+        self.damaged = 0
+
+    def _note(self, event: Event) -> None:
+        if isinstance(event, Failed):
+            kind = event.kind or str(event.status)
+            raise UpstreamFailure(kind, event.message, status=event.status, error=event.error)
+        if isinstance(event, UsageReported):
+            self.usage = event.usage
+        elif isinstance(event, BlockAdded):
+            if event.field == "text" and event.kind == "text":
+                self.texts.append(event.value)
+            else:
+                self.carries = self.carries or event.kind != "reasoning" or event.field == "signature"
+            self.begun = True
+        elif isinstance(event, BlockStarted):
+            if event.kind not in ("text", "reasoning"):
+                self.begun = self.carries = True
+        elif isinstance(event, Finished):
+            self.begun = self.settling = True
+
+
+class TranslatedStream(_Translated):
+    """Events are written for the client as they come; what ends the answer is kept for the settlement."""
+
+    __slots__ = ("_done_seen", "_end", "_held", "_reader", "_splitter", "_writer")
+
+    def __init__(self, surface: Format, format: Format, asked: Mapping[str, Any]) -> None:
+        super().__init__(surface, format, asked)
+        self._splitter = format.new_splitter()
+        self._reader = format.new_stream_reader(str(asked["id"]))
+        self._writer = surface.new_stream_writer(asked)
+        self._held: list[Event] = []
+        self._end: list[Event] = []
+        self._done_seen = False
+
+    def feed(self, data: bytes) -> bytes:
+        try:
+            frames = self._splitter.feed(data)
+        except FramingBroke as error:
+            raise UpstreamFailure("broken_stream", str(error)) from error
+        events: list[Event] = []
+        for frame in frames:
+            events += self._read_frame(frame.data, frame.event)
+        self.damaged = self._reader.damaged
+        return self._take(events)
+
+    def close(self) -> bytes:
+        events: list[Event] = []
+        for frame in self._splitter.close():
+            events += self._read_frame(frame.data, frame.event)
+        out = self._take(events + self._reader.close(done=self._done_seen))
+        if not self.settling:
+            raise UpstreamFailure("broken_stream", "the provider's stream ended before the answer did")
+        self.finish()
+        return out
+
+    def finish(self) -> None:
+        if not self.ended:
+            self.ended = True
+            shown: list[Event] = [event for event in self._end if not isinstance(event, UsageReported)]
+            if self.usage is not None and self._asked["usage_asked"]:
+                shown.append(UsageReported(self.usage))
+            self.tail = self._writer.write(shown) + self._writer.close()
+
+    def _read_frame(self, data: bytes | None, name: str | None) -> list[Event]:
+        if data is None:
+            return []
+        if self._format.done is not None and data.strip() == self._format.done:
+            self._done_seen = True
+            return self._reader.close(done=True)
+        try:
+            return self._reader.feed(orjson.loads(data), name)
+        except orjson.JSONDecodeError:
+            self.damaged += 1
+            return []
+
+    def _take(self, events: list[Event]) -> bytes:
+        out: list[Event] = []
+        for event in events:
+            self._note(event)
+            if isinstance(event, UsageReported):
+                continue
+            (self._end if self.settling else out).append(event)
+        if self._reader.done and self.settling:
+            self.finish()
+        if not self.begun:
+            self._held += out
+            return b""
+        if self._held:
+            out, self._held = [*self._held, *out], []
+        return self._writer.write(out)
+
+
+class TranslatedAnswer(_Translated):
+    """A plain upstream answer, for a plain client or unfolded into a stream."""
+
+    __slots__ = ("_pieces", "_stream")
+
+    def __init__(self, surface: Format, format: Format, asked: Mapping[str, Any], *, stream: bool) -> None:
+        super().__init__(surface, format, asked)
+        self._pieces: list[bytes] = []
+        self._stream = stream
+
+    def feed(self, data: bytes) -> bytes:
+        self._pieces.append(data)
+        return b""
+
+    def close(self) -> bytes:
+        try:
+            doc = orjson.loads(b"".join(self._pieces))
+        except orjson.JSONDecodeError as error:
+            raise UpstreamFailure("broken_stream", "the provider's answer is not JSON") from error
+        if isinstance(doc, dict) and (failed := find_error(doc)):
+            raise fail_in_band(self._format, failed, doc)
+        events = self._format.read_reply(doc, str(self._asked["id"]))
+        for event in events:
+            self._note(event)
+        self.begun = self.ended = True
+        self.tail = self._write(events)
+        return b""
+
+    def finish(self) -> None:
+        self.ended = True
+
+    def _write(self, events: list[Event]) -> bytes:
+        if not self._stream:
+            return orjson.dumps(self._surface.write_reply(events, self._asked))
+        shown: list[Event] = [event for event in events if not isinstance(event, UsageReported)]
+        if self.usage is not None and self._asked["usage_asked"]:
+            shown.append(UsageReported(self.usage))
+        writer = self._surface.new_stream_writer(self._asked)
+        return writer.write(shown) + writer.close()
