@@ -335,4 +335,4 @@ def test_retry_after_is_true_to_the_second(calls: list[tuple[float, str, int, in
         assert error.retry_after_s is not None and error.retry_after_s == ceil(error.retry_after_s)
         if error.retry_after_s > 1:
             refusal(conversation.limiter, scopes, 60, now + error.retry_after_s - 1.001)
-        conversation.limiter.take(scopes, 60, now + error.retry_after_s)
+        conversation.limiter.take(scopes, 60, now + error.retry_after_s + 1e-6)  # sums of floats
