@@ -289,6 +289,8 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         reply = cast(SocketReply, self.reply)
         reply.complete = reply.status != 0  # an interim (1xx) answer ends here, too
+        if self.headers:
+            self.headers.clear()  # trailers: they belong to nothing that is read here
 
     # -- inside
 

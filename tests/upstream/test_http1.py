@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import ssl
 import time
 import zlib
 from collections.abc import AsyncIterator
@@ -17,7 +18,7 @@ from .peer import CHUNKED, OK, Line, Peer, answer_ok, serve
 
 @pytest.fixture
 async def upstreams() -> AsyncIterator[Upstreams]:
-    made = Upstreams()
+    made = Upstreams(ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
     yield made
     await made.close()
     assert made.count() == {"idle": 0, "busy": 0, "connecting": 0}
@@ -147,6 +148,15 @@ async def test_interim_answers_are_skipped(upstreams: Upstreams) -> None:
             reply = await ask(upstreams, peer)
             assert (reply.status, reply.headers) == (200, [(b"content-length", b"2")])
             assert await reply.read_all(10) == b"ok"
+        assert len(peer.lines) == 1
+
+
+async def test_trailers_do_not_turn_up_among_the_next_headers(upstreams: Upstreams) -> None:
+    async with serve(answer_with(CHUNKED + b"2\r\nok\r\n0\r\nx-one: 1\r\nx-two: 2\r\n\r\n")) as peer:
+        for _ in range(2):
+            reply = await ask(upstreams, peer)
+            assert await reply.read_all(10) == b"ok"
+            assert reply.headers == [(b"transfer-encoding", b"chunked")]
         assert len(peer.lines) == 1
 
 

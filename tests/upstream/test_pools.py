@@ -1,6 +1,7 @@
 """How connections are kept, bounded, replaced and given back."""
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncIterator
 
@@ -27,7 +28,8 @@ async def opened() -> AsyncIterator[list[Upstreams]]:
 
 
 def start(opened: list[Upstreams], **limits: float) -> Upstreams:
-    opened.append(Upstreams(**limits))  # type: ignore[arg-type]
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    opened.append(Upstreams(ssl_context=tls, **limits))  # type: ignore[arg-type]
     return opened[-1]
 
 
