@@ -171,7 +171,10 @@ class ProviderError:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with the configuration. `path` is the YAML path, such as `targets[1].provider`."""
+    """One thing wrong with the configuration. `path` is the YAML path, such as `targets[1].provider`.
+
+    Line 0 means that it is in no file: `file` is then `environment` or a folder.
+    """
 
     file: str
     line: int
@@ -180,7 +183,7 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        where = f"{self.file}:{self.line}:{self.column}"
+        where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
         return f"{where} {self.path}: {self.message}" if self.path else f"{where} {self.message}"
 
 

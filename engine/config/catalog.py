@@ -4,7 +4,7 @@ Every cross-reference is checked here and every problem is collected. What depen
 not change is taken over from the build before (`Memo`), so that a reload costs what changed.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -55,7 +55,8 @@ class Catalog:
         self._compile_surfaces()
         self.names = self._name_models()
 
-    def _of_kind(self, kind: str) -> Iterable[Entry]:
+    def list_entries(self, kind: str) -> list[Entry]:
+        """The valid entries of one kind."""
         return [entry for entry in self._declared.get(kind, {}).values() if entry.spec is not None]
 
     def _take(self, built: Built) -> Any:
@@ -64,13 +65,13 @@ class Catalog:
         return built.value
 
     def _compile_formats(self) -> None:
-        for entry in self._of_kind("format"):
+        for entry in self.list_entries("format"):
             built = self.memo.get(("format", entry), partial(compile_format_entry, entry, entry.spec))
             if (value := self._take(built)) is not None:
                 self.formats[entry.name] = value
 
     def _compile_policies(self) -> None:
-        for entry in self._of_kind("policy"):
+        for entry in self.list_entries("policy"):
             built = self.memo.get(("policy", entry), partial(_build_policy, entry))
             if (value := self._take(built)) is not None:
                 self.policies[entry.name] = value
@@ -80,7 +81,7 @@ class Catalog:
     def _compile_providers(self) -> None:
         server = (self.gateway.server.host, self.gateway.server.port)
         simulator_url = self.simulator_url if self.gateway.simulator.enabled is not False else None
-        for entry in self._of_kind("provider"):
+        for entry in self.list_entries("provider"):
             needed = tuple(self._find_formats(entry.spec).items())
             key = ("provider", entry, needed, server, simulator_url)
 
@@ -103,7 +104,7 @@ class Catalog:
 
     def _compile_models(self) -> None:
         simulators = tuple(name for name, provider in self.providers.items() if provider.simulator)
-        for entry in self._of_kind("model"):
+        for entry in self.list_entries("model"):
             spec: ModelEntry = entry.spec
             policy = self.policies.get(spec.policy or "default")
             targets = tuple(self.providers.get(target.provider) for target in spec.targets)

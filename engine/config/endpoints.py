@@ -1,8 +1,9 @@
 """One provider: its address judged, its wire formats found or compiled, its endpoints laid out."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from engine.config.addresses import judge_base_url, sends_in_the_clear
 from engine.config.build import build_provider
@@ -10,9 +11,9 @@ from engine.config.describe import TreePath, suggest
 from engine.config.entries import Entry
 from engine.config.notes import Built, Notes
 from engine.config.schema_provider import EndpointEntry, FormatOverride, ProviderFile
-from engine.config.snapshot import Endpoint
+from engine.config.snapshot import Endpoint, Target
 from engine.wire.formats import Format, FormatRefused, compile_format
-from engine.wire.templates import merge_trees
+from engine.wire.templates import TemplateRefused, compile_template, merge_trees
 
 
 def compile_format_entry(entry: Entry, tree: Mapping[str, Any]) -> Built:
@@ -71,22 +72,34 @@ class ProviderBuilder:
             wanted.setdefault(operation, self.formats.get(name))
         endpoints: dict[str, Endpoint] = {}
         for operation in dict.fromkeys((*wanted, *self.spec.endpoints)):
-            endpoint = self._build_endpoint(operation, wanted.get(operation))
+            entry = self.spec.endpoints.get(operation, EndpointEntry())  # type: ignore[call-overload]
+            if not isinstance(entry, EndpointEntry):
+                continue
+            if entry.format is None and operation not in wanted:
+                self.notes.refuse(
+                    ("endpoints", operation), "needs a `format`: the provider's has no sibling for it"
+                )
+            endpoint = self._build_endpoint(operation, entry, wanted.get(operation))
             if endpoint is not None:
                 endpoints[operation] = endpoint
         return endpoints
 
-    def _build_endpoint(self, operation: str, format: Format | None) -> Endpoint | None:
-        entry = self.spec.endpoints.get(operation, EndpointEntry())  # type: ignore[call-overload]
-        if not isinstance(entry, EndpointEntry):
-            return None
+    def _build_endpoint(self, operation: str, entry: EndpointEntry, format: Format | None) -> Endpoint | None:
         if entry.format is not None:
             format = self._find_format(("endpoints", operation, "format"), entry.format)
-        elif format is None and operation in self.spec.endpoints:
-            self.notes.refuse(
-                ("endpoints", operation), "names no format, and the provider's format has no sibling for it"
-            )
-        return Endpoint(format, entry.path or format.path) if format is not None else None
+        if format is None:
+            return None
+        path = entry.path or format.path
+        return Endpoint(format, self._compile_path(operation, path) if "{{" in path else path)
+
+    def _compile_path(self, operation: str, path: str) -> Callable[[Target], str] | str:
+        """A path that names the model: `/models/{{ target.model }}:generateContent`."""
+        try:
+            render = compile_template(path, ("target",))
+        except TemplateRefused as refused:
+            self.notes.refuse(("endpoints", operation, "path"), str(refused))
+            return path
+        return lambda target: str(render({"model": quote(target.model, safe=":@")}))
 
     def _find_main_format(self) -> Format | None:
         chosen = self.spec.format

@@ -49,6 +49,7 @@ def make_entry(assembled: Assembled, values: Values) -> Entry:
     kind = assembled.chain[0].kind
     tree, problems = _expand(assembled, kind, values)
     if kind == "format":
+        tree.pop("extends", None)
         return Entry(assembled, None if problems else tree, tuple(problems))
     return _validate(assembled, ENTRIES[kind], tree, problems)
 

@@ -5,15 +5,15 @@ bytes, and parsed once: the tree and its positions are kept under that name in `
 expanded value).
 """
 
+import contextlib
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-
-import orjson
 
 import engine
 from engine.config.yamltree import Document, parse_document
@@ -127,12 +127,11 @@ class TreeCache:
         return document
 
     def parse(self, sha256: str, content: bytes) -> Document:
-        """Parse and keep. A cache that cannot be written only costs time."""
+        """Parse and keep, where there is a home. A cache that cannot be written only costs time."""
         document = parse_document(content)
-        try:
-            write_entry(self._folder, sha256, document)
-        except OSError:
-            return document
+        if self._folder.parent.is_dir():
+            with contextlib.suppress(OSError):
+                write_entry(self._folder, sha256, document)
         return document
 
     def prune(self, in_use: set[str], keep: int = 512) -> None:
@@ -145,14 +144,16 @@ class TreeCache:
             for entry in entries[: len(entries) - keep]:
                 if entry.name.partition(".")[0] not in in_use:
                     os.unlink(entry.path)
-        except FileNotFoundError:
+        except OSError:
             return
 
 
 def write_entry(folder: Path, sha256: str, document: Document) -> None:
     """Write one cache entry so that a reader sees all of it or nothing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    body = orjson.dumps([document.tree, document.marks, document.refs, document.problems])
+    folder.mkdir(mode=0o700, exist_ok=True)
+    body = json.dumps(
+        [document.tree, document.marks, document.refs, document.problems], separators=(",", ":")
+    ).encode()
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=".new-")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -170,7 +171,7 @@ def _read_entry(path: Path) -> Document | None:
         return None
     if checksum != _checksum(body):
         return None
-    tree, marks, refs, problems = orjson.loads(body)
+    tree, marks, refs, problems = json.loads(body)
     return Document(tree, marks, tuple(refs), tuple((*found,) for found in problems))
 
 
@@ -186,6 +187,8 @@ def prebuild(library: Path, target: Path) -> int:
     for source in sources:
         content = Path(source.path).read_bytes()
         write_entry(target, hash_bytes(content), parse_document(content))
+    for entry in os.scandir(target):
+        os.chmod(entry.path, 0o644)
     return len(sources)
 
 

@@ -17,7 +17,7 @@ from typing import Any, TypedDict
 from engine.config.build import build_server
 from engine.config.catalog import Catalog
 from engine.config.entries import Entry, make_entry, make_gateway_entry
-from engine.config.examples import run_examples
+from engine.config.examples import list_untouched, run_examples
 from engine.config.files import (
     DEFAULT_FOLDERS,
     Rank,
@@ -99,6 +99,7 @@ class Loader:
         self._memo = Memo()
         self._files: list[FileEntry] = []
         self._server: ServerSettings | None = None
+        self._providers: list[Entry] = []
         self.signature: dict[str, tuple[Any, ...]] = {}
         """File or folder -> what stat said of it just before the last `read` read it."""
         self.warnings: tuple[Problem, ...] = ()
@@ -138,6 +139,12 @@ class Loader:
                 total.update(f"{inside}\0{hash_bytes(value) if value is not None else '-'}\n".encode())
         self.signature = signature
         return total.hexdigest()
+
+    def list_untouched(self) -> list[Problem]:
+        """Leaves of the user's provider files that no example of theirs touches."""
+        return [
+            found for entry in self._providers if not entry.thing.shipped for found in list_untouched(entry)
+        ]
 
     def is_stale(self, *, look_inside: bool) -> bool:
         """Whether a file or folder is not as the last `read` found it; `look_inside` compares the content
@@ -200,6 +207,7 @@ class Loader:
         )
         memo.forget_before()
         self._memo, self._server = memo, server
+        self._providers = catalog.list_entries("provider")
         self.warnings = tuple(_sort(warnings))
         return snapshot
 

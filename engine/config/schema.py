@@ -1,7 +1,7 @@
-"""models.d/*.yaml and wire formats, and the table of all kinds of files with their schemas."""
+"""models.d/*.yaml, and the table of all kinds of files with their schemas."""
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -18,6 +18,7 @@ from engine.config.schema_base import (
 from engine.config.schema_gateway import GatewayFile
 from engine.config.schema_policy import PolicyFile
 from engine.config.schema_provider import ProviderFile
+from engine.wire.formats import SECTIONS
 
 CAPABILITIES = (
     "chat", "completions", "embeddings", "tools", "parallel_tools", "vision", "json_schema", "json_mode",
@@ -78,31 +79,33 @@ class ModelsFile(Strict):
     models: dict[str, ModelEntry] = described("models by name")
 
 
-class FormatFile(Strict):
-    """One wire format. Its templates are checked by compiling them; this only names the sections."""
-
-    model_config = {"extra": "allow"}
-
-    format: Name = described("the format's name")
-    extends: Name | None = described("a format whose leaves these go over", None)
-    operation: str = described("chat, completions, embeddings ...", "chat")
-    framing: str = described("how a stream is cut into events: sse, ndjson, json, eventstream", "sse")
-    path: str | None = described("default path below a provider's base_url", None)
-    siblings: dict[str, str] = described("the format of the other operations of a provider on this wire", {})
-
-
-KINDS: dict[str, type[BaseModel]] = {
+_SCHEMAS: dict[str, type[BaseModel]] = {
     "gateway": GatewayFile,
     "provider": ProviderFile,
-    "format": FormatFile,
     "model": ModelsFile,
     "policy": PolicyFile,
 }
 ENTRIES: dict[str, type[BaseModel]] = {"provider": ProviderFile, "model": ModelEntry, "policy": PolicyFile}
 
 
+KINDS = (*_SCHEMAS, "format")
+
+
 def write_json_schema(kind: str) -> str:
     """The JSON Schema of one kind of file, for editors."""
-    schema = KINDS[kind].model_json_schema(mode="validation")
+    schema = _describe_format() if kind == "format" else _SCHEMAS[kind].model_json_schema(mode="validation")
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     return json.dumps(schema, indent=2, sort_keys=True) + "\n"
+
+
+def _describe_format() -> dict[str, Any]:
+    """A wire format is checked by compiling it; for editors its sections are named."""
+    sections: dict[str, Any] = {name: {"description": text} for name, text in SECTIONS.items()}
+    sections["extends"] = {"description": "a format whose leaves these go over", "type": "string"}
+    return {
+        "title": "FormatFile",
+        "type": "object",
+        "properties": sections,
+        "required": ["format"],
+        "additionalProperties": False,
+    }
