@@ -88,12 +88,13 @@ class HttpxUpstream:
 class HttpxReply(Reply):
     """An answer read from an httpx stream."""
 
-    __slots__ = ("_clock", "_idle_s", "_left_s", "_owner", "_response", "_stream")
+    __slots__ = ("_clock", "_failure", "_idle_s", "_left_s", "_owner", "_response", "_stream")
 
     def __init__(self, owner: HttpxUpstream, response: httpx.Response) -> None:
         self.status = response.status_code
         self.headers = [(name.lower(), value) for name, value in response.headers.raw]
         self.complete = False
+        self._failure: UpstreamFailure | None = None
         self._owner: HttpxUpstream | None = owner
         self._response = response
         self._stream: AsyncIterator[bytes] = aiter(_as_stream(response))
@@ -112,10 +113,14 @@ class HttpxReply(Reply):
     def close(self) -> None:
         owner, self._owner = self._owner, None
         if owner is not None:
+            if not self.complete:
+                self._failure = UpstreamFailure("reset", "the answer was closed before its end")
             owner.busy -= 1
             owner.close_later(self._response)
 
     async def _read_raw(self) -> bytes:
+        if self._failure is not None:
+            raise self._failure
         if self._owner is None:
             return b""
         within_s = min(self._left_s, self._idle_s)
@@ -127,10 +132,12 @@ class HttpxReply(Reply):
         except BaseException as error:
             self.close()
             if isinstance(error, TimeoutError):
-                raise _ran_out(self._clock if self._left_s <= self._idle_s else "idle") from error
-            if isinstance(error, httpx.TransportError):
-                raise _as_failure(error, before_head=False) from error
-            raise
+                self._failure = _ran_out(self._clock if self._left_s <= self._idle_s else "idle")
+            elif isinstance(error, httpx.TransportError):
+                self._failure = _as_failure(error, before_head=False)
+            else:
+                raise
+            raise self._failure from error
         self._left_s -= loop.time() - began
         if not piece:
             self.complete = True

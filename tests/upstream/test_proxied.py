@@ -235,9 +235,10 @@ async def test_the_clocks_run_for_any_transport(
     reply = await upstream.send(b"POST / HTTP/1.1\r\nhost: x\r\n", b"{}", 1, 1, None)
     reply.set_clock("first_token", within_s, idle_s)
     assert await reply.read() == b"hello"
-    with pytest.raises(UpstreamFailure) as raised:
-        await reply.read()
-    assert (raised.value.kind, raised.value.clock) == ("timeout", clock)
+    for _ in range(2):
+        with pytest.raises(UpstreamFailure) as raised:
+            await reply.read()
+        assert (raised.value.kind, raised.value.clock) == ("timeout", clock)
     await asyncio.wait_for(body.closed.wait(), 0.2)
     assert upstream.busy == 0
 
