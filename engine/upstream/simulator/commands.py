@@ -79,8 +79,13 @@ def _open_listener(options: argparse.Namespace) -> socket.socket:
 
 async def _serve(listener: socket.socket, parent: int | None) -> None:
     loop, told = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
+    loop.add_signal_handler(signal.SIGTERM, told.set)
+    # A terminal signals the whole group; beside a parent that drains, the simulator must outlive its calls.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if parent is None:
+            loop.add_signal_handler(number, told.set)
+        else:
+            signal.signal(number, signal.SIG_IGN)
     server = Server()
     await server.listen(listener)
     host, port = listener.getsockname()[:2]

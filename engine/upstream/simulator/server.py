@@ -25,6 +25,10 @@ from engine.upstream.simulator.staging import Ending, Reply, Step
 LONGEST_BODY_BYTES = 256 * 1024 * 1024
 MOST_WAITING = 64
 HOLD_S = 3600.0
+STEPS_A_TURN = 512
+LATEST_S = 1.0
+"""How far a paced stream may fall behind and still catch up."""
+
 EARLY_LOOK_BYTES = 64 * 1024
 EARLY_LINGER_S = 0.5
 _EARLY_NAME = re.compile(rb'"model"\s*:\s*"(sim/[^"]*early-answer[^"]*)"')
@@ -43,7 +47,7 @@ class Connection(asyncio.Protocol):
         self._waiting: deque[Request] = deque()
         self._reply: Reply | None = None
         self._seen: Seen | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self._held: Step | None = None
         self._due = 0.0
         self._full = False
@@ -177,23 +181,26 @@ class Connection(asyncio.Protocol):
 
     def _play(self) -> None:
         """Send every step that is due; come back when the next one's time has come or the client has read."""
-        reply, write = self._reply, self._transport.write
+        reply, transport = self._reply, self._transport
         if reply is None:
             return
-        while not self._full:
+        for _ in range(STEPS_A_TURN):
+            if self._full or transport.is_closing():
+                return
             step = self._held or next(reply.steps, None)
             self._held = None
             if step is None:
                 self._finish(reply)
                 return
             if step[0] > 0:
-                self._due = max(self._due + step[0], self._loop.time() - 1)
+                self._due = max(self._due + step[0], self._loop.time() - LATEST_S)
                 self._held = (0.0, step[1], step[2])
                 self._timer = self._loop.call_at(self._due, self._play_on)
                 return
             if step[1]:
-                write(step[1])
+                transport.write(step[1])
             self._note_sent(step[2])
+        self._timer = self._loop.call_soon(self._play_on)
 
     def _play_on(self) -> None:
         self._timer = None

@@ -9,6 +9,7 @@ from engine.upstream.simulator.text import pick_tokens
 
 Schema = Mapping[str, Any]
 _DEEP = 6
+_DEEPEST = 60
 _FORMATS = {
     "date-time": "2024-02-29T12:00:00Z",
     "date": "2024-02-29",
@@ -37,6 +38,8 @@ class _Maker:
     def make(self, schema: Any, depth: int) -> Any:
         if not isinstance(schema, Mapping):
             return "text"
+        if depth > _DEEPEST:
+            return None
         schema = self._resolve(schema, depth)
         if "const" in schema:
             return schema["const"]
@@ -69,10 +72,33 @@ class _Maker:
                 schema = rest
             elif branches := schema.get("anyOf") or schema.get("oneOf"):
                 rest = {key: value for key, value in schema.items() if key not in ("anyOf", "oneOf")}
-                schema = _join(rest, _choose_branch(branches, depth))
+                schema = _join(rest, self._choose_branch(branches, depth))
             else:
                 break
         return schema
+
+    def _choose_branch(self, branches: list[Schema], depth: int) -> Schema:
+        """The first branch that says something; when it is deep enough, the one that ends soonest."""
+        if depth >= _DEEP // 2:
+            return min(branches, key=lambda branch: self._measure(branch, frozenset()))
+        return next((branch for branch in branches if branch.get("type") != "null"), branches[0])
+
+    def _measure(self, schema: Any, path: frozenset[str]) -> float:
+        """How many levels the smallest value has; infinite for a branch that only leads back to itself."""
+        if not isinstance(schema, Mapping):
+            return 0
+        if reference := schema.get("$ref"):
+            return (
+                math.inf if reference in path else self._measure(self._look_up(reference), path | {reference})
+            )
+        if branches := schema.get("anyOf") or schema.get("oneOf"):
+            return min(self._measure(branch, path) for branch in branches)
+        properties: Schema = schema.get("properties") or {}
+        inner = [properties.get(name) for name in schema.get("required") or ()]
+        inner += schema.get("allOf") or ()
+        if schema.get("minItems"):
+            inner.append(schema.get("items"))
+        return 1 + max((self._measure(one, path) for one in inner), default=0)
 
     def _look_up(self, reference: str) -> Schema:
         found: Any = self.root
@@ -141,18 +167,10 @@ def _join(one: Schema, other: Schema) -> dict[str, Any]:
     return joined
 
 
-def _choose_branch(branches: list[Schema], depth: int) -> Schema:
-    """The first branch that says something; when it is deep enough, one that ends the recursion."""
-    if depth >= _DEEP // 2:
-        ending = [branch for branch in branches if "$ref" not in branch and branch.get("type") != "object"]
-        return ending[-1] if ending else branches[-1]
-    return next((branch for branch in branches if branch.get("type") != "null"), branches[0])
-
-
 def _make_number(schema: Schema, *, whole: bool) -> int | float:
-    step = schema.get("multipleOf") or (1 if whole else None)
-    low, high = _bounds(schema, step or 0.5)
-    value: float = low if low is not None else min(7, high) if high is not None else 7
+    step = schema.get("multipleOf") or (1 if whole else 0)
+    low, high = _find_bounds(schema, step)
+    value: float = low if low is not None else 7 if high is None or high >= 7 else high
     if step:
         value = math.ceil(value / step) * step
         if high is not None and value > high:
@@ -160,15 +178,16 @@ def _make_number(schema: Schema, *, whole: bool) -> int | float:
     return int(value) if whole else value
 
 
-def _bounds(schema: Schema, gap: float) -> tuple[float | None, float | None]:
-    """The least and greatest value allowed; an exclusive bound is moved inside by a step or half the room."""
+def _find_bounds(schema: Schema, step: float) -> tuple[float | None, float | None]:
+    """The least and greatest value allowed. What is exclusive is moved inside: by a step, or by part of the room."""
     low, high = schema.get("minimum"), schema.get("maximum")
     above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+    least, most = low if above is None else above, high if below is None else below
+    room = 1.0 if least is None or most is None else most - least
     if above is not None:
-        top = below if below is not None else high
-        inside = above + gap if top is None or above + gap < top else (above + top) / 2
+        inside = (math.floor(above / step) + 1) * step if step else above + room / 4
         low = inside if low is None else max(low, inside)
     if below is not None:
-        inside = below - gap if low is None or below - gap >= low else low
+        inside = (math.ceil(below / step) - 1) * step if step else below - room / 4
         high = inside if high is None else min(high, inside)
     return low, high
