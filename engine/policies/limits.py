@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 SWEEP_EVERY_S = 0.001
 WINDOW_NAMES = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
+HEADER_NAMES = {
+    kind: tuple(f"x-ratelimit-{fact}-{kind}" for fact in ("limit", "remaining", "reset"))
+    for kind in ("requests", "tokens")
+}
 WHOM = {
     "key": "this key",
     "user": "this user",
@@ -27,18 +31,6 @@ WHOM = {
     "ip": "this address",
     "system": "the whole gateway",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Allowance:
-    """The tightest window of a kind: what it allows, what is left, seconds until what is left grows."""
-
-    limit: int
-    remaining: int
-    reset_s: int
-
-    def is_tighter(self, other: "Allowance") -> bool:
-        return (self.remaining, -self.reset_s) < (other.remaining, -other.reset_s)
 
 
 class LimitReached(LimitExceeded):
@@ -85,7 +77,7 @@ class Grant:
 
     def headers(self, now: float) -> dict[str, str]:
         """The x-ratelimit-* headers as of `now`; no header for a kind that has no limit."""
-        return write_headers(find_tightest(self._held, now))
+        return write_headers(self._held, now)
 
     def _give_back(self, amount: int) -> None:
         """Newest parts first, so that what was added by a correction leaves before the reservation does."""
@@ -100,10 +92,13 @@ class Grant:
 
 
 class Limiter:
-    """All limits of one process. With `workers` > 1 each takes its share; the shares add up to the number."""
+    """All limits of one process. With `workers` > 1 each takes its share.
+
+    The shares add up to the number when the workers are numbered one after another, from whatever number on.
+    """
 
     def __init__(self, *, worker: int = 0, workers: int = 1) -> None:
-        self._worker = worker
+        self._worker = worker % workers
         self._workers = workers
         self._shelves: dict[str, Shelf] = {}
         self._now = -inf
@@ -170,7 +165,7 @@ def explain_refusal(
         for refusal in _list_refusals(WHOM.get(scope, f"this {scope}"), counters, tokens, now)
     ]
     worst = max(refusals, key=lambda refusal: refusal.order)
-    headers = write_headers(find_tightest(held, now))
+    headers = write_headers(held, now)
     if worst.wait_s is None:
         return LimitReached(worst.sentence, worst.code, None, headers)
     seconds = max(1, ceil(worst.wait_s))
@@ -212,26 +207,35 @@ def name_window(window: Window) -> str:
     return WINDOW_NAMES.get(window.size_s, f"{window.size_s} seconds")
 
 
-def find_tightest(held: list[Counters], now: float) -> dict[str, Allowance]:
-    """Of each kind, the window with the least left in all scopes. The burst shows only when it is empty."""
-    tightest: dict[str, Allowance] = {}
+def write_headers(held: list[Counters], now: float) -> dict[str, str]:
+    """The x-ratelimit-* headers: of each kind the window with the least left, over all scopes."""
+    headers: dict[str, str] = {}
+    for kind, (limit_name, remaining_name, reset_name) in HEADER_NAMES.items():
+        tightest = find_tightest(held, kind, now)
+        if tightest is not None:
+            number, remaining, window = tightest
+            headers[limit_name] = str(number)
+            headers[remaining_name] = str(remaining)
+            headers[reset_name] = str(window.reset_s(now))
+    return headers
+
+
+def find_tightest(held: list[Counters], kind: str, now: float) -> tuple[int, int, Window] | None:
+    """Number, what is left, window; of several that are empty the one that stays so longest.
+
+    A burst with room is left out: it would always be the tightest and says nothing about the minutes to come.
+    """
+    tightest: tuple[int, int, Window] | None = None
     for counters in held:
-        for kind, checks in (("requests", counters.request_checks), ("tokens", counters.token_checks)):
-            for window, number in checks:
-                window.expire(now)
-                remaining = max(0, number - window.total)
-                if remaining and window is counters.burst:
-                    continue
-                allowance = Allowance(number, remaining, window.reset_s(now))
-                if kind not in tightest or allowance.is_tighter(tightest[kind]):
-                    tightest[kind] = allowance
+        for window, number in counters.request_checks if kind == "requests" else counters.token_checks:
+            window.expire(now)
+            remaining = max(0, number - window.total)
+            if remaining and window is counters.burst:
+                continue
+            if tightest is None or remaining < tightest[1] or _lasts_longer(window, remaining, tightest, now):
+                tightest = number, remaining, window
     return tightest
 
 
-def write_headers(tightest: dict[str, Allowance]) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    for kind, allowance in tightest.items():
-        headers[f"x-ratelimit-limit-{kind}"] = str(allowance.limit)
-        headers[f"x-ratelimit-remaining-{kind}"] = str(allowance.remaining)
-        headers[f"x-ratelimit-reset-{kind}"] = str(allowance.reset_s)
-    return headers
+def _lasts_longer(window: Window, remaining: int, other: tuple[int, int, Window], now: float) -> bool:
+    return remaining == other[1] and window.reset_s(now) > other[2].reset_s(now)

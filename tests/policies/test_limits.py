@@ -157,11 +157,12 @@ def test_a_reloaded_limit_keeps_what_was_counted() -> None:
     limiter.take(one(Limit(requests={60: 4})), 0, 2.0)
 
 
-def test_the_shares_of_all_workers_add_up_to_the_number() -> None:
+@pytest.mark.parametrize("first", [0, 1, 7])
+def test_the_shares_of_all_workers_add_up_to_the_number(first: int) -> None:
     for number in (1, 3, 4, 10, 250):
         limit = Limit(requests={60: number})
         admitted = 0
-        for worker in range(4):
+        for worker in range(first, first + 4):
             limiter = Limiter(worker=worker, workers=4)
             for _ in range(number + 1):
                 try:
