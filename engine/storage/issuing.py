@@ -1,0 +1,118 @@
+"""Making, listing and revoking API keys. Each change is seen by every worker within a second."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from secrets import token_hex
+from typing import Any
+
+from psycopg.rows import dict_row
+
+from engine.secret import Secret
+from engine.storage.postgres import Connection, count_change
+from engine.storage.secrets import KeyRing, generate_key
+from engine.storage.users import add_credit, get_or_create_user
+
+DEFAULT_USER = "owner@localhost"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRequest:
+    name: str
+    user: str = DEFAULT_USER
+    role: str = "user"
+    environment: str = "live"
+    models: tuple[str, ...] | None = None
+    scopes: tuple[str, ...] = ("inference",)
+    credit_usd: Decimal = Decimal(0)
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedKey:
+    """A new key: the only moment at which its text exists outside the client."""
+
+    id: str
+    key: Secret
+    name: str
+    role: str
+    last4: str = field(repr=False)
+
+    def show(self) -> dict[str, str]:
+        return {
+            "id": self.id,
+            "key": self.key.reveal(),
+            "name": self.name,
+            "role": self.role,
+            "last4": self.last4,
+        }
+
+
+async def issue_key(connection: Connection, ring: KeyRing, asked: KeyRequest) -> IssuedKey:
+    """Store a new key (as hash and last four characters) and return its text, once."""
+    text = generate_key(asked.environment)
+    issued = IssuedKey(f"key_{token_hex(8)}", Secret(text), asked.name, asked.role, text[-4:])
+    async with connection.transaction():
+        n = await count_change(connection)
+        user_id = await get_or_create_user(connection, asked.user)
+        if asked.credit_usd:
+            await add_credit(connection, user_id, asked.credit_usd)
+        await connection.execute(
+            "INSERT INTO api_keys (id, user_id, name, role, environment, hash, ring_id, last4, scopes,"
+            " models, expires_at, changed_n) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            (
+                issued.id,
+                user_id,
+                asked.name,
+                asked.role,
+                asked.environment,
+                ring.hash_key(text),
+                ring.newest.id,
+                issued.last4,
+                list(asked.scopes),
+                list(asked.models) if asked.models is not None else None,
+                asked.expires_at,
+                n,
+            ),
+        )
+    return issued
+
+
+async def issue_first_admin_key(connection: Connection, ring: KeyRing) -> IssuedKey | None:
+    """An admin key when there has never been one; None otherwise, also for the second of two at once."""
+    async with connection.transaction():
+        await count_change(connection)  # its row lock lets one pass at a time
+        found = await (
+            await connection.execute("SELECT 1 FROM api_keys WHERE role = 'admin' LIMIT 1")
+        ).fetchone()
+        if found is not None:
+            return None
+        asked = KeyRequest("first admin key", role="admin", scopes=("inference", "admin"))
+        return await issue_key(connection, ring, asked)
+
+
+async def list_keys(connection: Connection) -> list[dict[str, Any]]:
+    """Every key, newest last, without anything that would let somebody use it."""
+    async with connection.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(
+            "SELECT k.id, k.name, u.email AS user, k.role, k.environment, k.last4, k.models, k.scopes,"
+            " k.created_at, k.last_used_at, k.expires_at, k.revoked_at"
+            " FROM api_keys k JOIN users u ON u.id = k.user_id ORDER BY k.created_at, k.id"
+        )
+        rows = await cursor.fetchall()
+    return [{name: _show(value) for name, value in row.items()} for row in rows]
+
+
+async def revoke_key(connection: Connection, key_id: str) -> bool:
+    """Revoke a key for good; False when there is none of that id. Doing it twice keeps the first moment."""
+    async with connection.transaction():
+        n = await count_change(connection)
+        found = await connection.execute(
+            "UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()), changed_n = %s WHERE id = %s",
+            (n, key_id),
+        )
+    return found.rowcount == 1
+
+
+def _show(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value

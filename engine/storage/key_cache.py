@@ -1,0 +1,108 @@
+"""`keys.cache` in GATEWAYZ_HOME: the keys that workers knew last, for a worker born while the database is
+away.
+
+It holds hashes, never keys, and is sealed with a key derived from the ring: a file that somebody changed is
+not read. Workers merge what they know into it, one at a time under a flock.
+"""
+
+import fcntl
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from engine.call import Caller
+from engine.storage.home import open_private, write_private
+from engine.storage.secrets import KeyRing
+
+log = logging.getLogger(__name__)
+
+CACHE_FILE = "keys.cache"
+MOST_KEYS = 10_000
+_LAYOUT = 1
+
+
+class KnownKey(NamedTuple):
+    """A key as it was when the change counter stood at `n`."""
+
+    hash: bytes
+    caller: Caller
+    n: int
+
+
+class KeyCacheFile:
+    def __init__(self, home: Path, ring: KeyRing) -> None:
+        self._home = home
+        self._ring = ring
+
+    def load(self) -> list[KnownKey]:
+        """What the file holds; nothing when there is none, or when it is not as a holder of the ring wrote
+        it.
+        """
+        try:
+            seal, _, body = (self._home / CACHE_FILE).read_bytes().partition(b"\n")
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            log.warning("keys.cache is not read: %s", error)
+            return []
+        if not self._ring.is_sealed(body, seal.decode("ascii", "replace")):
+            log.warning("keys.cache is not read: its seal is not from this key ring or it was changed")
+            return []
+        stored = orjson.loads(body)
+        return [_read_row(row) for row in stored["keys"]] if stored["layout"] == _LAYOUT else []
+
+    def merge(self, known: Iterable[KnownKey], dropped: Mapping[str, int]) -> None:
+        """Write what is known now, and what other workers wrote, without what was `dropped` (key id -> n)
+        since.
+        """
+        lock = open_private(self._home, self._home / f"{CACHE_FILE}.lock", os.O_RDWR)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            rows = {
+                key.caller.key_id: key
+                for key in self.load()
+                if key.n >= dropped.get(key.caller.key_id, key.n)
+            }
+            for key in known:
+                rows.pop(key.caller.key_id, None)
+                rows[key.caller.key_id] = key
+            kept = list(rows.values())[-MOST_KEYS:]
+            body = orjson.dumps({"layout": _LAYOUT, "keys": [_write_row(key) for key in kept]})
+            write_private(self._home, CACHE_FILE, self._ring.seal(body).encode() + b"\n" + body)
+        finally:
+            os.close(lock)
+
+
+def _write_row(key: KnownKey) -> list[Any]:
+    who = key.caller
+    return [
+        key.hash.hex(),
+        key.n,
+        who.key_id,
+        who.user_id,
+        who.role,
+        who.name,
+        who.last4,
+        who.models,
+        sorted(who.scopes),
+        who.expires_at,
+    ]
+
+
+def _read_row(row: list[Any]) -> KnownKey:
+    hashed, n, key_id, user_id, role, name, last4, models, scopes, expires_at = row
+    caller = Caller(
+        key_id=key_id,
+        user_id=user_id,
+        role=role,
+        name=name,
+        last4=last4,
+        models=tuple(models) if models is not None else None,
+        scopes=frozenset(scopes),
+        expires_at=expires_at,
+    )
+    return KnownKey(bytes.fromhex(hashed), caller, n)

@@ -1,0 +1,298 @@
+"""Who a key belongs to: known keys from this process's memory, others from the database.
+
+A key is found by its keyed hash and the whole hash is compared in constant time. Every change of a key or
+user raises `change_counter`; each process reads that row every 400 ms and forgets what changed. While the
+database is away nothing is forgotten: known keys keep working, unknown ones are answered 503, never 401.
+"""
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from engine.call import Caller
+from engine.errors import DependencyAway, KeyRefused
+from engine.storage.key_cache import KeyCacheFile, KnownKey
+from engine.storage.postgres import Connection, Database, cancel_tasks
+from engine.storage.secrets import KeyRing, is_key
+
+log = logging.getLogger(__name__)
+
+MOST_KNOWN = 20_000
+_MOST_REFUSED = 10_000
+_REFUSED_FOR_S = 3.0
+_POLL_S = 0.4
+_ANSWER_WITHIN_S = 4.0
+_SAVE_EACH_S = 5.0
+_USE_EACH_S = 15.0
+_USED_AT_ONCE = 1000
+_MOST_DROPPED = 10_000
+_PREFIX = 16
+
+_SELECT_KEY = (
+    "SELECT c.n, k.id, k.hash, k.user_id, k.role, k.name, k.last4, k.models, k.scopes,"
+    " extract(epoch FROM k.expires_at)::float8, k.revoked_at IS NOT NULL, u.active, k.ring_id"
+    " FROM change_counter c"
+    " LEFT JOIN (api_keys k JOIN users u ON u.id = k.user_id) ON k.hash = ANY(%s::bytea[])"
+)
+_SELECT_CHANGED = (
+    "SELECT k.id, k.hash FROM api_keys k JOIN users u ON u.id = k.user_id WHERE k.changed_n > %s"
+    " UNION SELECT k.id, k.hash FROM users u JOIN api_keys k ON k.user_id = u.id WHERE u.changed_n > %s"
+    " LIMIT %s"
+)
+
+_Known = tuple[bytes, Caller]
+
+
+class KeyStore:
+    """Implements KeyLookup. `start` reads the last known keys and begins to watch for changes."""
+
+    def __init__(
+        self, database: Database, ring: KeyRing, home: Path, *, most_known: int = MOST_KNOWN
+    ) -> None:
+        self._database = database
+        self._ring = ring
+        self._file = KeyCacheFile(home, ring)
+        self._digests = tuple(entry.keys.digest for entry in ring.entries)
+        # Two halves instead of a list in order of use: a hit costs one look-up, and what the older half still
+        # holds when the newer one is full has not been used for a while.
+        self._newer: dict[bytes, _Known] = {}
+        self._older: dict[bytes, _Known] = {}
+        self._half = max(1, most_known // 2)
+        self._refused: dict[bytes, tuple[float, str]] = {}
+        self._asking: dict[bytes, asyncio.Task[Caller]] = {}
+        self._seen_n = -1
+        self._dropped: dict[str, int] = {}
+        self._used: set[str] = set()
+        self._learned = False
+        self._forgot = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def __len__(self) -> int:
+        return len(self._newer) + len(self._older)
+
+    async def start(self) -> None:
+        """Load the last known keys, forget at once what changed since if the database can tell, and watch."""
+        known = await asyncio.to_thread(self._file.load)
+        for key in known:
+            self._remember(key.hash, key.caller)
+        self._seen_n = min((key.n for key in known), default=-1)
+        self._learned = False
+        with contextlib.suppress(DependencyAway):
+            await self._read_changes()
+        self._tasks = [asyncio.create_task(self._watch_changes()), asyncio.create_task(self._save_often())]
+
+    async def stop(self) -> None:
+        await cancel_tasks(*self._tasks, *self._asking.values())
+        await self._save()
+        await self._note_used()
+
+    def find(self, key_text: str) -> Caller | None:
+        """The caller when this process knows the key already; never waits."""
+        if is_key(key_text) is None:
+            return None
+        message = key_text.encode()
+        for digest in self._digests:
+            hashed = digest(message)
+            known = self._newer.get(hashed[:_PREFIX]) or self._promote(hashed[:_PREFIX])
+            if known is not None and hmac.compare_digest(known[0], hashed):
+                caller = known[1]
+                if caller.expires_at is not None and caller.expires_at <= time.time():
+                    return None
+                self._used.add(caller.key_id)
+                return caller
+        return None
+
+    async def fetch(self, key_text: str) -> Caller:
+        """The caller from the database. Raises KeyRefused for an unknown key, DependencyAway if nobody can
+        tell.
+
+        Whoever asks for the same key meanwhile waits for the same answer.
+        """
+        if is_key(key_text) is None:
+            raise KeyRefused("This is not an API key of this gateway: keys begin with gw_live_ or gw_test_.")
+        hashed = self._ring.hash_key(key_text)
+        refused = self._refused.get(hashed)
+        if refused is not None and refused[0] > time.monotonic():
+            raise KeyRefused(refused[1])
+        asking = self._asking.get(hashed)
+        if asking is None:
+            asking = self._asking[hashed] = asyncio.create_task(self._ask(key_text, hashed))
+            asking.add_done_callback(lambda task: self._end_asking(hashed, task))
+        try:
+            async with asyncio.timeout(_ANSWER_WITHIN_S):
+                return await asyncio.shield(asking)
+        except TimeoutError:
+            raise DependencyAway(
+                "The key database does not answer.", code="database_unavailable", retry_after_s=2
+            ) from None
+
+    def _end_asking(self, hashed: bytes, task: asyncio.Task[Caller]) -> None:
+        self._asking.pop(hashed, None)
+        if not task.cancelled():
+            task.exception()  # everybody who waited may have left
+
+    async def _ask(self, key_text: str, hashed: bytes) -> Caller:
+        hashes = list(self._ring.hash_under_all(key_text))
+
+        async def select(connection: Connection) -> tuple[Any, ...]:
+            row: tuple[Any, ...] | None = await (await connection.execute(_SELECT_KEY, (hashes,))).fetchone()
+            assert row is not None, "change_counter has one row"
+            return row
+
+        row = await self._database.run(select)
+        while (
+            row[0] < self._seen_n
+        ):  # older than a change that was already acted on: what it says may be undone
+            row = await self._database.run(select)
+        caller = self._read_caller(row, hashes, hashed)
+        self._remember(hashed, caller)
+        if row[12] != self._ring.newest.id:
+            await self._rehash(caller.key_id, hashed)
+        return caller
+
+    def _read_caller(self, row: tuple[Any, ...], hashes: list[bytes], hashed: bytes) -> Caller:
+        _, key_id, stored, user_id, role, name, last4, models, scopes, expires_at, revoked, active, _ = row
+        if key_id is None or not any(hmac.compare_digest(stored, candidate) for candidate in hashes):
+            raise self._refuse(hashed, "This API key is not known.")
+        if revoked:
+            raise self._refuse(hashed, "This API key was revoked.")
+        if not active:
+            raise self._refuse(hashed, "The owner of this API key is not active.")
+        if expires_at is not None and expires_at <= time.time():
+            raise self._refuse(hashed, "This API key has expired.")
+        return Caller(
+            key_id=key_id,
+            user_id=user_id,
+            role=role,
+            name=name,
+            last4=last4,
+            models=tuple(models) if models is not None else None,
+            scopes=frozenset(scopes),
+            expires_at=expires_at,
+        )
+
+    def _refuse(self, hashed: bytes, sentence: str) -> KeyRefused:
+        if len(self._refused) >= _MOST_REFUSED:
+            self._refused.clear()
+        self._refused[hashed] = (time.monotonic() + _REFUSED_FOR_S, sentence)
+        return KeyRefused(sentence)
+
+    async def _rehash(self, key_id: str, hashed: bytes) -> None:
+        """Store the key under the newest ring entry. Not a change: what others know of it stays true."""
+
+        async def update(connection: Connection) -> None:
+            await connection.execute(
+                "UPDATE api_keys SET hash = %s, ring_id = %s WHERE id = %s",
+                (hashed, self._ring.newest.id, key_id),
+            )
+
+        with contextlib.suppress(DependencyAway):
+            await self._database.run(update)
+
+    def _remember(self, hashed: bytes, caller: Caller) -> None:
+        self._older.pop(hashed[:_PREFIX], None)
+        self._newer[hashed[:_PREFIX]] = (hashed, caller)
+        self._refused.pop(hashed, None)
+        self._learned = True
+        self._turn_over()
+
+    def _promote(self, prefix: bytes) -> _Known | None:
+        known = self._older.pop(prefix, None)
+        if known is not None:
+            self._newer[prefix] = known
+            self._turn_over()
+        return known
+
+    def _turn_over(self) -> None:
+        if len(self._newer) >= self._half:
+            self._older, self._newer = self._newer, {}
+
+    async def _watch_changes(self) -> None:
+        while True:
+            await asyncio.sleep(_POLL_S)
+            try:
+                await self._read_changes()
+            except DependencyAway:
+                continue
+            except psycopg.Error as error:
+                log.error("changes of keys cannot be read: %s", error)
+
+    async def _read_changes(self) -> None:
+        async def select(connection: Connection) -> tuple[int, list[tuple[str, bytes]]]:
+            found = await (await connection.execute("SELECT n FROM change_counter")).fetchone()
+            n = int(found[0]) if found else 0
+            if n == self._seen_n or self._seen_n < 0:
+                return n, []
+            changed = await connection.execute(_SELECT_CHANGED, (self._seen_n, self._seen_n, _MOST_DROPPED))
+            return n, await changed.fetchall()
+
+        n, rows = await self._database.run(select, probe=True)
+        if n < self._seen_n or len(rows) >= _MOST_DROPPED:  # another database, or too much to name
+            self._forget_all(n)
+        elif rows:
+            self._forget(rows, n)
+        self._seen_n = n
+
+    def _forget(self, rows: list[tuple[str, bytes]], n: int) -> None:
+        ids = {key_id for key_id, _ in rows}
+        for half in (self._newer, self._older):
+            for prefix in [prefix for prefix, known in half.items() if known[1].key_id in ids]:
+                del half[prefix]
+        for _, hashed in rows:
+            self._refused.pop(hashed, None)
+        if len(self._dropped) + len(ids) > _MOST_DROPPED:
+            self._dropped.clear()
+        self._dropped.update(dict.fromkeys(ids, n))
+        self._forgot = True
+
+    def _forget_all(self, n: int) -> None:
+        self._dropped.update(dict.fromkeys((known[1].key_id for known in self._list_known()), n))
+        for store in (self._newer, self._older, self._refused):
+            store.clear()
+        self._forgot = True
+
+    def _list_known(self) -> list[_Known]:
+        return [*self._older.values(), *self._newer.values()]
+
+    async def _save_often(self) -> None:
+        saved = used = time.monotonic()
+        while True:
+            await asyncio.sleep(0.5)
+            now = time.monotonic()
+            if self._forgot or (self._learned and now - saved >= _SAVE_EACH_S):
+                await self._save()
+                saved = now
+            if now - used >= _USE_EACH_S:
+                await self._note_used()
+                used = now
+
+    async def _save(self) -> None:
+        """Write `keys.cache`, when there is something new. A failure is logged: the file is a comfort."""
+        if not (self._learned or self._forgot) or self._seen_n < 0:
+            return
+        self._learned = self._forgot = False
+        known = [KnownKey(hashed, caller, self._seen_n) for hashed, caller in self._list_known()]
+        try:
+            await asyncio.to_thread(self._file.merge, known, dict(self._dropped))
+        except OSError as error:
+            log.error("keys.cache is not written: %s", error)
+
+    async def _note_used(self) -> None:
+        used, self._used = list(self._used), set()
+
+        async def update(connection: Connection) -> None:
+            for begin in range(0, len(used), _USED_AT_ONCE):
+                await connection.execute(
+                    "UPDATE api_keys SET last_used_at = now() WHERE id = ANY(%s)",
+                    (used[begin : begin + _USED_AT_ONCE],),
+                )
+
+        if used:
+            with contextlib.suppress(DependencyAway):
+                await self._database.run(update)

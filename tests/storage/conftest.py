@@ -1,0 +1,64 @@
+"""One real embedded server for most tests; each test gets its own database in it."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from cryptography.fernet import Fernet
+
+from engine.secret import Secret
+from engine.storage.embedded import EmbeddedDatabase
+from engine.storage.migrations import migrate_url
+from engine.storage.postgres import Database
+from engine.storage.secrets import KeyRing
+
+
+@pytest.fixture(scope="session")
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    server = EmbeddedDatabase(tmp_path_factory.mktemp("server") / "home")
+    url = asyncio.run(server.start())
+    asyncio.run(migrate_url(url))
+    yield url
+    asyncio.run(server.stop())
+
+
+@pytest.fixture
+def database_url(server_url: str) -> Iterator[str]:
+    """A migrated database of the test's own."""
+    name = f"test_{secrets.token_hex(6)}"
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY file_copy".encode())
+    url = server_url.replace("/postgres?", f"/{name}?")
+    asyncio.run(migrate_url(url))
+    yield url
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    opened = Database(database_url)
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def connection(database_url: str) -> AsyncIterator[psycopg.AsyncConnection[tuple[object, ...]]]:
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def ring() -> KeyRing:
+    return KeyRing(Secret(Fernet.generate_key().decode()))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    made = tmp_path / "home"
+    made.mkdir(mode=0o700)
+    return made
