@@ -1,0 +1,387 @@
+"""Wire formats: one YAML tree compiled into everything that can be done with a dialect, in both directions.
+
+As an upstream's wire it writes requests and reads replies, streams, usage and errors; as a client's it reads requests
+and writes replies, streams and errors. `compile_format` finds all problems of a tree before anything is used.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+from engine.errors import InvalidRequest, ProviderError
+from engine.wire.accepts import compile_accepts
+from engine.wire.canonical import Event, Failed, UsageReported
+from engine.wire.expressions import TemplateFailed
+from engine.wire.framing import FRAME_WRITERS, SPLITTERS, Splitter
+from engine.wire.look import Look, compile_look
+from engine.wire.paths import Getter, PathRefused, compile_first, compile_path
+from engine.wire.readings import ErrorReader, UsageReader
+from engine.wire.secrets import refuse_secrets
+from engine.wire.streams import Answer, ReadPlan, StreamReader, StreamWriter, WritePlan, fold, unfold
+from engine.wire.templates import Render, TemplateRefused, TemplateSet, merge_trees
+from engine.wire.usage import Usage
+
+__all__ = ["Format", "FormatRefused", "compile_format", "merge_trees"]
+
+Path = tuple[str | int, ...]
+Problems = list[tuple[Path, str]]
+
+# Each section of a format's tree: what it is.
+SECTIONS: Mapping[str, str] = {
+    "format": "the name of the format",
+    "description": "one sentence for readers",
+    "operation": "chat, completions or embeddings",
+    "framing": "how a stream is cut into events: sse, ndjson, json_array, json, eventstream",
+    "path": "where the operation is served, below a provider's base URL",
+    "stream_path": "where it is served when streamed, if elsewhere",
+    "siblings": "the formats of the other operations on the same wire",
+    "content_type": "of a plain answer",
+    "stream_content_type": "of a streamed answer",
+    "keepalive": "the bytes that show a waiting client that somebody is there",
+    "done": "the data of the event after the last (`[DONE]`)",
+    "stream_flag": "merged into a request that wants a stream",
+    "ask_usage": "merged into a streamed request so that it reports usage",
+    "look": "where same-wire traffic is read",
+    "usage": "where token counts are: from, counts, outside",
+    "errors": "where errors are: message, type, code, param, and their kinds",
+    "tables": "named tables for the filters mapped, banded, renamed",
+    "fragments": "named trees for $use",
+    "request": "chat, target -> the request body",
+    "reply": "doc -> the plain answer",
+    "stream": "event, error, on -> facts",
+    "accepts": "what a client's request must look like",
+    "read_request": "body, asked -> the chat",
+    "write_reply": "answer, asked -> the plain answer's body",
+    "write_stream": "event, on, end, kinds, number, one_block, one_choice -> the events of a stream",
+    "write_error": "error -> the body of an error",
+}
+_NOT_SAID = frozenset(("dialect", "extra", "model", "stream", "stream_usage"))
+_OPERATIONS = ("chat", "completions", "embeddings")
+_TEMPLATES: Mapping[str, tuple[str, ...]] = {
+    "request": ("chat", "target"),
+    "reply": ("doc",),
+    "read_request": ("body", "asked"),
+    "write_reply": ("answer", "asked"),
+    "write_error": ("error",),
+}
+
+
+class FormatRefused(ValueError):
+    """A tree that is not a format: all (path, message), for whoever knows the file and the lines."""
+
+    def __init__(self, problems: Sequence[tuple[Path, str]]) -> None:
+        super().__init__("; ".join(f"{'.'.join(map(str, path))}: {message}" for path, message in problems))
+        self.problems = tuple(problems)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Format:
+    """A dialect. Methods for a direction that its tree does not describe raise NotImplementedError."""
+
+    name: str
+    operation: str
+    framing: str
+    path: str
+    stream_path: str
+    siblings: Mapping[str, str]
+    content_type: str
+    stream_content_type: str
+    keepalive: bytes
+    done: bytes | None
+    stream_flag: Mapping[str, Any]
+    usage_request: Mapping[str, Any]
+    look: Look | None
+    reads: frozenset[str]
+    """The keys of a chat that its requests can express."""
+    understands: frozenset[str]
+    """The keys of a client's body that it has words for."""
+    _usage: UsageReader
+    _errors: ErrorReader
+    _templates: Mapping[str, Render]
+    _accepts: Callable[[Any], None]
+    _read_plan: ReadPlan
+    _write_plan: WritePlan
+
+    # --- as an upstream's wire
+
+    def write_request(self, chat: Mapping[str, Any], target: Mapping[str, Any]) -> dict[str, Any]:
+        """The body that asks for `chat`. It shares values with the chat: neither may be changed afterwards."""
+        refuse_secrets(target)
+        return self._render("request", chat, target) or {}
+
+    def find_loss(self, chat: Mapping[str, Any]) -> list[str]:
+        """The keys of the chat that this format cannot say, `extra.` before those that had no word."""
+        lost = [key for key, value in chat.items() if key not in self.reads and value not in (None, [], {})]
+        if chat.get("dialect") != self.name:
+            lost += [f"extra.{key}" for key in chat.get("extra") or ()]
+        return sorted(key for key in lost if key not in _NOT_SAID)
+
+    def read_reply(self, doc: Any, seed: str = "") -> list[Event]:
+        """The events of a plain answer. Never raises for what a provider sends. `seed` makes ids it lacks."""
+        if not isinstance(doc, dict) or self._read_plan.find_error(doc):
+            error = self.read_error(0, doc, "")
+            return [Failed(error, kind=self.kind_of_error(0, error))]
+        try:
+            events = unfold(self._render("reply", doc) or {"choices": []}, seed)
+        except (TemplateFailed, TypeError, AttributeError, ValueError, KeyError) as error:
+            return [Failed(ProviderError(f"the provider's answer cannot be read: {error}"))]
+        usage = self.read_usage(doc)
+        return [*events, UsageReported(usage)] if usage is not None else events
+
+    def new_stream_reader(self, seed: str = "") -> StreamReader:
+        return StreamReader(self._read_plan, seed)
+
+    def new_splitter(self) -> Splitter:
+        """Cuts the bytes of a stream into frames."""
+        return SPLITTERS[self.framing]()
+
+    def read_usage(self, doc: Any) -> Usage | None:
+        return self._usage.read_usage(doc)
+
+    def read_error(self, status: int, doc: Any, text: str) -> ProviderError:
+        return self._errors.read_error(status, doc, text)
+
+    def kind_of_error(self, status: int, error: ProviderError) -> str | None:
+        """context_length_exceeded, content_filter and other kinds that policies name; None when only a status is."""
+        return self._errors.kind_of_error(status, error)
+
+    # --- as a client's wire
+
+    def read_request(self, body: Mapping[str, Any], asked: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The chat that the body asks for. `asked` is what the URL said. Raises InvalidRequest with the field."""
+        self._accepts(body)
+        try:
+            chat = self._render("read_request", body, asked or {}) or {}
+        except TemplateFailed as error:
+            raise InvalidRequest(f"the request cannot be read as {self.name}: {error}") from error
+        chat["dialect"] = self.name
+        extra = {key: value for key, value in body.items() if key not in self.understands}
+        return {**chat, "extra": extra} if extra else chat
+
+    def write_reply(self, events: Iterable[Event] | Answer, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """The plain answer. `asked`: id, created, model as the client is to see them, where the events have none."""
+        answer = events if isinstance(events, dict) else fold(events)
+        given = {
+            key: asked[key] for key in ("id", "created", "model") if key in asked and not answer.get(key)
+        }
+        return self._render("write_reply", {**answer, **given}, asked) or {}
+
+    def new_stream_writer(self, asked: Mapping[str, Any]) -> StreamWriter:
+        self._need("write_stream")
+        return StreamWriter(self._write_plan, asked)
+
+    def write_error(self, error: Mapping[str, Any]) -> dict[str, Any]:
+        """An error's body. `error`: status, message, type, code, param, request_id."""
+        return self._render("write_error", error) or {}
+
+    def _render(self, name: str, *values: Any) -> Any:
+        self._need(name)
+        return self._templates[name](*values)
+
+    def _need(self, name: str) -> None:
+        if name not in self._templates:
+            raise NotImplementedError(f"the format {self.name} has no {name}")
+
+
+def compile_format(tree: Mapping[str, Any], shared: Mapping[str, Mapping[str, Any]] | None = None) -> Format:
+    """Compile a format's tree. `shared` holds fragments that all formats may use. Raises FormatRefused."""
+    compiler = _Compiler(tree, shared or {})
+    return compiler.build()
+
+
+@dataclass(slots=True)
+class _Compiler:
+    tree: Mapping[str, Any]
+    shared: Mapping[str, Any]
+    problems: Problems = field(default_factory=list)
+
+    def build(self) -> Format:
+        self.check_keys()
+        tree, usage = self.tree, UsageReader(self.section("usage"), self.problems)
+        errors = ErrorReader(self.section("errors"), self.problems)
+        accepts = compile_accepts(self.section("accepts"), self.problems)
+        look = self.compile_look()
+        templates = TemplateSet({**self.shared, **self.section("fragments")}, self.tables())
+        self.add_templates(templates)
+        compiled = self.compile_templates(templates)
+        read_plan, write_plan = self.read_plan(compiled, usage, errors), self.write_plan(compiled)
+        if self.problems:
+            raise FormatRefused(self.problems)
+        return Format(
+            name=tree["format"],
+            operation=tree["operation"],
+            framing=tree.get("framing", "json"),
+            path=tree.get("path", ""),
+            stream_path=tree.get("stream_path", tree.get("path", "")),
+            siblings=self.section("siblings"),
+            content_type=tree.get("content_type", "application/json"),
+            stream_content_type=tree.get("stream_content_type", "text/event-stream"),
+            keepalive=str(tree.get("keepalive", "")).encode(),
+            done=self.done(),
+            stream_flag=self.section("stream_flag"),
+            usage_request=self.section("ask_usage"),
+            look=look,
+            reads=frozenset(name for root, name in templates.reads if root == "chat"),
+            understands=frozenset(name for root, name in templates.reads if root == "body"),
+            _usage=usage,
+            _errors=errors,
+            _templates=compiled,
+            _accepts=accepts,
+            _read_plan=read_plan,
+            _write_plan=write_plan,
+        )
+
+    def refuse(self, path: Path, message: str) -> None:
+        self.problems.append((path, message))
+
+    def section(self, name: str) -> Mapping[str, Any]:
+        found = self.tree.get(name)
+        if found is not None and not isinstance(found, Mapping):
+            self.refuse((name,), "a mapping is expected")
+            return {}
+        return found or {}
+
+    def check_keys(self) -> None:
+        for key in self.tree:
+            if key not in SECTIONS:
+                near = get_close_matches(str(key), SECTIONS, n=1)
+                self.refuse(
+                    (key,), f"not a section of a format{f' (did you mean {near[0]!r}?)' if near else ''}"
+                )
+        if not isinstance(self.tree.get("format"), str):
+            self.refuse(("format",), "a format needs a name")
+        if self.tree.get("operation") not in _OPERATIONS:
+            self.refuse(("operation",), f"one of {', '.join(_OPERATIONS)} is expected")
+        if self.tree.get("framing", "json") not in SPLITTERS:
+            self.refuse(("framing",), f"one of {', '.join(SPLITTERS)} is expected")
+        for key in ("path", "stream_path", "content_type", "stream_content_type", "keepalive", "done"):
+            if key in self.tree and not isinstance(self.tree[key], str):
+                self.refuse((key,), "a text is expected")
+
+    def done(self) -> bytes | None:
+        return self.tree["done"].encode() if self.tree.get("done") else None
+
+    def tables(self) -> Mapping[str, Mapping[Any, Any]]:
+        tables = self.section("tables")
+        for name, table in tables.items():
+            if not isinstance(table, Mapping):
+                self.refuse(("tables", name), "a mapping is expected")
+        return {name: table for name, table in tables.items() if isinstance(table, Mapping)}
+
+    def compile_look(self) -> Look | None:
+        raw = self.section("look")
+        try:
+            return compile_look(raw) if raw else None
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            self.refuse(("look",), f"cannot be compiled: {error!r}")
+            return None
+
+    # --- templates
+
+    def add_templates(self, templates: TemplateSet) -> None:
+        for name, names in _TEMPLATES.items():
+            if name in self.tree:
+                templates.add(name, self.tree[name], names, (name,))
+        for row, tree in self.rows("stream").items():
+            templates.add(f"stream.{row}", tree, ("e", "name", "kept"), ("stream", "on", row))
+        for row, tree in self.rows("write_stream").items():
+            templates.add(f"write_stream.{row}", tree, ("e", "s", "asked"), ("write_stream", "on", row))
+        writing = self.section("write_stream")
+        if "end" in writing:
+            templates.add("write_stream.end", writing["end"], ("s", "asked"), ("write_stream", "end"))
+
+    def rows(self, section: str) -> Mapping[str, Any]:
+        rows = self.section(section).get("on") or {}
+        if not isinstance(rows, Mapping):
+            self.refuse((section, "on"), "a mapping of events is expected")
+            return {}
+        return {str(name): tree for name, tree in rows.items() if tree is not None}
+
+    def compile_templates(self, templates: TemplateSet) -> dict[str, Render]:
+        try:
+            compiled = templates.build(str(self.tree.get("format")))
+        except TemplateRefused as error:
+            self.problems.extend(error.problems)
+            return {}
+        if "write_stream" in self.tree:
+            compiled["write_stream"] = lambda *values: None
+        return compiled
+
+    def read_plan(self, compiled: Mapping[str, Render], usage: UsageReader, errors: ErrorReader) -> ReadPlan:
+        section = self.section("stream")
+        self.check_section("stream", ("event", "error", "on"))
+        return ReadPlan(
+            rows={
+                name.removeprefix("stream."): row
+                for name, row in compiled.items()
+                if name.startswith("stream.")
+            },
+            name_of=self.path_of("stream", "event"),
+            find_error=self.first_of(section.get("error", "$.error"), ("stream", "error")),
+            read_error=errors.read_error,
+            kind_of_error=errors.kind_of_error,
+            read_counts=usage.read_counts,
+            make_usage=usage.make_usage,
+        )
+
+    def write_plan(self, compiled: Mapping[str, Render]) -> WritePlan:
+        section = self.section("write_stream")
+        self.check_section(
+            "write_stream", ("event", "on", "end", "kinds", "number", "one_block", "one_choice")
+        )
+        prefix = "write_stream."
+        rows: dict[str, Any] = {
+            n.removeprefix(prefix): r for n, r in compiled.items() if n.startswith(prefix)
+        }
+        if "end" in rows:
+            end = rows["end"]
+            rows["end"] = lambda _, state, asked: end(state, asked)
+        if "failed" not in rows and "write_error" in compiled:
+            write_error = compiled["write_error"]
+            rows["failed"] = lambda failed, state, asked: write_error(_error_facts(failed))
+        kinds = section.get("kinds")
+        done = self.done()
+        return WritePlan(
+            rows=rows,
+            write_frame=FRAME_WRITERS.get(self.tree.get("framing", "json"), FRAME_WRITERS["json"]),
+            name_of=self.path_of("write_stream", "event"),
+            number_key=section.get("number"),
+            kinds={kind: kind for kind in kinds} if isinstance(kinds, list) else kinds,
+            one_block=bool(section.get("one_block")),
+            one_choice=bool(section.get("one_choice")),
+            done=None if done is None else b"data: " + done + b"\n\n",
+        )
+
+    def check_section(self, name: str, known: Sequence[str]) -> None:
+        for key in self.section(name):
+            if key not in known:
+                self.refuse((name, key), f"one of {', '.join(known)} is expected")
+
+    def path_of(self, section: str, key: str) -> Getter | None:
+        text = self.section(section).get(key)
+        if text == "$key":
+            return _read_only_key
+        try:
+            return None if text is None else compile_path(text)
+        except (PathRefused, TypeError) as error:
+            self.refuse((section, key), str(error))
+            return None
+
+    def first_of(self, texts: Any, path: Path) -> Getter:
+        try:
+            return compile_first(texts)
+        except (PathRefused, TypeError) as error:
+            self.refuse(path, str(error))
+            return compile_first("$.error")
+
+
+def _read_only_key(doc: Any) -> Any:
+    """`event: $key`: the wire wraps each event in its name."""
+    return next(iter(doc), None) if isinstance(doc, dict) else None
+
+
+def _error_facts(failed: Failed) -> dict[str, Any]:
+    error = failed.error
+    facts = {"message": error.message, "type": error.type, "code": error.code, "param": error.param}
+    return {**facts, "status": failed.status}

@@ -1,0 +1,226 @@
+"""Single facts of a wire's documents, read by declared paths: what was used, what went wrong, which kind it is."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from engine.errors import ProviderError
+from engine.wire.paths import Getter, PathRefused, compile_path
+from engine.wire.usage import CLASSES, Usage, split_openai_usage
+
+Path = tuple[str | int, ...]
+Problems = list[tuple[Path, str]]
+Counts = dict[str, int]
+
+COUNT_NAMES = ("prompt", "completion", "total", *CLASSES[1:5], *CLASSES[6:])
+_INPUT_CLASSES = CLASSES[1:5]
+
+
+class UsageReader:
+    """Reads token counts. `outside` names classes that this wire counts beside its totals instead of in them."""
+
+    def __init__(self, raw: Mapping[str, Any], problems: Problems) -> None:
+        self._sources = _compile_paths(raw.get("from", "$.usage"), ("usage", "from"), problems)
+        self._counts: list[tuple[str, Getter]] = []
+        for name, paths in (raw.get("counts") or {}).items():
+            if name not in COUNT_NAMES:
+                problems.append(
+                    (("usage", "counts", name), f"not a class of tokens ({', '.join(COUNT_NAMES)})")
+                )
+            else:
+                self._counts.append((name, _compile_count(paths, ("usage", "counts", name), problems)))
+        self._outside = frozenset(raw.get("outside") or ())
+        for name in self._outside - set(CLASSES):
+            problems.append((("usage", "outside"), f"{name!r} is not a class of tokens"))
+
+    def read_counts(self, doc: Any) -> Counts | None:
+        """The counts as this wire gives them; None when the document has none."""
+        for read in self._sources:
+            found = read(doc)
+            if isinstance(found, dict):
+                counts = {}
+                for name, read_count in self._counts:
+                    count = read_count(found)
+                    if count is not None:
+                        counts[name] = count
+                if counts:
+                    return counts
+        return None
+
+    def make_usage(self, counts: Mapping[str, int]) -> Usage:
+        """Disjoint classes of the counts."""
+        inclusive = dict(counts)
+        outside = self._outside
+        if _counts_reasoning_apart(counts):
+            outside = outside | {"reasoning"}
+        for name in outside:
+            total = "prompt" if name in _INPUT_CLASSES else "completion"
+            inclusive[total] = inclusive.get(total, 0) + inclusive.get(name, 0)
+        return split_openai_usage(inclusive)
+
+    def read_usage(self, doc: Any) -> Usage | None:
+        counts = self.read_counts(doc)
+        return None if counts is None else self.make_usage(counts)
+
+
+def _counts_reasoning_apart(counts: Mapping[str, int]) -> bool:
+    """Some providers leave the reasoning out of the completion; their grand total tells."""
+    reasoning = counts.get("reasoning", 0)
+    both = counts.get("prompt", 0) + counts.get("completion", 0)
+    return reasoning > 0 and counts.get("total") == both + reasoning
+
+
+def _compile_count(paths: Any, where: Path, problems: Problems) -> Getter:
+    """A path, several of which the first counts, or `{sum: [paths]}`."""
+    if isinstance(paths, Mapping):
+        summed = _compile_paths(paths.get("sum", ()), (*where, "sum"), problems)
+        return lambda doc: _sum(_as_count(read(doc)) for read in summed)
+    getters = _compile_paths(paths, where, problems)
+
+    def read_count(doc: Any) -> int | None:
+        for read in getters:
+            count = _as_count(read(doc))
+            if count is not None:
+                return count
+        return None
+
+    return read_count
+
+
+def _sum(counts: Any) -> int | None:
+    found = [count for count in counts if count is not None]
+    return sum(found) if found else None
+
+
+def _as_count(value: Any) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        return None
+    return int(value)
+
+
+def _compile_paths(paths: Any, where: Path, problems: Problems) -> list[Getter]:
+    getters = []
+    for path in [paths] if isinstance(paths, str) else paths or ():
+        try:
+            getters.append(compile_path(path))
+        except (PathRefused, TypeError) as error:
+            problems.append((where, str(error)))
+    return getters
+
+
+# --- errors
+
+# The shapes of error bodies that are in use, whoever sends them; a format's own paths are tried before these.
+_SHAPES: Mapping[str, Sequence[str]] = {
+    "message": (
+        *("$.error.message", "$.error", "$.message", "$.detail.message", "$.detail", "$.detail[0].msg"),
+        *("$.errors[0].message", "$.base_resp.status_msg", "$.response.error.message", "$.exception.message"),
+        *("$.Message", "$.title", "$.reason"),
+    ),
+    "type": (
+        *(
+            "$.error.type",
+            "$.error.status",
+            "$.exception.type",
+            "$.response.error.type",
+            "$.type",
+            "$.object",
+        ),
+        "$.reason",
+    ),
+    "code": (
+        *("$.error.code", "$.code", "$.errors[0].code", "$.base_resp.status_code", "$.response.error.code"),
+        "$.status_code",
+    ),
+    "param": ("$.error.param", "$.param", "$.detail[0].loc"),
+}
+MAX_MESSAGE = 2000
+_TAG = re.compile(r"<[^>]*>|\s+")
+
+
+class ErrorReader:
+    """Reads error bodies of any shape, and says which kind of failure one is."""
+
+    def __init__(self, raw: Mapping[str, Any], problems: Problems) -> None:
+        self._readers = {
+            name: _compile_fact([*_as_list(raw.get(name)), *shapes], ("errors", name), problems)
+            for name, shapes in _SHAPES.items()
+        }
+        self._kinds: list[tuple[str, Rule]] = [
+            (str(kind), _compile_rule(rule, ("errors", "kinds", kind), problems))
+            for kind, rule in (raw.get("kinds") or {}).items()
+        ]
+
+    def read_error(self, status: int, doc: Any, text: str) -> ProviderError:
+        """What the body says. `doc` is None when it was not JSON; then `text` is all there is."""
+        while isinstance(doc, list) and doc:
+            doc = doc[0]
+        if not isinstance(doc, dict):
+            said = _TAG.sub(" ", text).strip()
+            return ProviderError(said[:MAX_MESSAGE] or f"the provider answered with status {status}")
+        facts = {name: read(doc) for name, read in self._readers.items()}
+        message = facts["message"] or f"the provider answered with status {status}"
+        return ProviderError(message[:MAX_MESSAGE], facts["type"], facts["code"], facts["param"])
+
+    def kind_of_error(self, status: int, error: ProviderError) -> str | None:
+        for kind, matches in self._kinds:
+            if matches(status, error):
+                return kind
+        return None
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _compile_fact(paths: Sequence[str], where: Path, problems: Problems) -> Callable[[Any], str | None]:
+    getters = _compile_paths(paths, where, problems)
+
+    def read_fact(doc: Any) -> str | None:
+        for read in getters:
+            found: Any = read(doc)
+            if isinstance(found, str) and found:
+                return str(found)
+            if isinstance(found, int) and not isinstance(found, bool):
+                return str(found)
+            if isinstance(found, list) and found and all(isinstance(step, str | int) for step in found):
+                return ".".join(map(str, found))
+        return None
+
+    return read_fact
+
+
+Rule = Callable[[int, ProviderError], bool]
+
+
+def _compile_rule(raw: Any, where: Path, problems: Problems) -> Rule:
+    """`{status, code, type, message}`: the status, when given, must fit, and so must one of the others, when given."""
+    if not isinstance(raw, Mapping):
+        problems.append((where, "a mapping of status, code, type and message is expected"))
+        raw = {}
+    for name in set(raw) - {"status", "code", "type", "message"}:
+        problems.append(((*where, name), "one of status, code, type, message is expected"))
+    statuses = frozenset(_as_list(raw.get("status")))
+    codes = frozenset(str(code) for code in _as_list(raw.get("code")))
+    types = frozenset(_as_list(raw.get("type")))
+    patterns = _compile_patterns(_as_list(raw.get("message")), (*where, "message"), problems)
+    only_status = not (codes or types or patterns)
+
+    def matches(status: int, error: ProviderError) -> bool:
+        if statuses and status not in statuses:
+            return False
+        if only_status or error.code in codes or error.type in types:
+            return True
+        return any(pattern.search(error.message) for pattern in patterns)
+
+    return matches
+
+
+def _compile_patterns(texts: Sequence[Any], where: Path, problems: Problems) -> list[re.Pattern[str]]:
+    patterns = []
+    for text in texts:
+        try:
+            patterns.append(re.compile(text, re.IGNORECASE))
+        except (re.error, TypeError) as error:
+            problems.append((where, f"not a regular expression: {error}"))
+    return patterns

@@ -1,0 +1,340 @@
+"""Upstream events read into canonical events, and canonical events written for a client: both from a format's tables.
+
+A `StreamReader` runs the row that an event of the wire names and gives its facts to the block machine. A `StreamWriter`
+runs the row of each canonical event; it keeps blocks apart for dialects that allow one open block, leaves out or
+renames kinds that a dialect has no word for, and numbers what it writes. `fold` and `unfold` join plain answers to
+streams.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from engine.errors import ProviderError
+from engine.wire.blocks import BlockMachine
+from engine.wire.canonical import (
+    BlockAdded,
+    BlockEnded,
+    BlockStarted,
+    Event,
+    Failed,
+    Finished,
+    Started,
+    UsageReported,
+)
+from engine.wire.expressions import TemplateFailed
+from engine.wire.framing import FrameWriter
+from engine.wire.paths import Getter
+from engine.wire.usage import CLASSES, Usage
+
+Rows = Mapping[str, Callable[..., Any]]
+Counts = dict[str, int]
+BlockEvent = BlockStarted | BlockAdded | BlockEnded
+Answer = dict[str, Any]
+"""A plain answer: id, model, created, extra, choices [{index, parts, finish}], usage, failed; the first choice's
+`parts` and `finish` stand at the top, too."""
+
+ANY_ROW = "any"
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPlan:
+    """How a format reads a stream."""
+
+    rows: Rows
+    name_of: Getter | None
+    find_error: Getter
+    read_error: Callable[[int, Any, str], ProviderError]
+    kind_of_error: Callable[[int, ProviderError], str | None]
+    read_counts: Callable[[Any], Counts | None]
+    make_usage: Callable[[Counts], Usage]
+
+
+class StreamReader:
+    """Reads one streamed answer. Never raises for what a provider sends."""
+
+    __slots__ = ("_counts", "_machine", "_plan")
+
+    def __init__(self, plan: ReadPlan, seed: str = "") -> None:
+        self._plan = plan
+        self._machine = BlockMachine(seed)
+        self._counts: Counts = {}
+
+    @property
+    def done(self) -> bool:
+        """The wire's last event was seen, or the answer failed."""
+        return self._machine.done or self._machine.failed
+
+    @property
+    def damaged(self) -> int:
+        """Events that could not be read and were left out."""
+        return self._machine.damaged
+
+    def feed(self, doc: Any, name: str | None = None) -> list[Event]:
+        """Events that one document of the wire means. `name` is the frame's own, where the framing has one."""
+        events: list[Event] = []
+        if self._machine.failed:
+            return events
+        if not isinstance(doc, dict):
+            self._feed_odd(doc, events)
+            return events
+        if self._plan.find_error(doc):
+            self._fail(doc, events)
+            return events
+        row = self._row_of(doc, name)
+        if row is not None:
+            self._run(row, doc, name, events)
+        counts = self._plan.read_counts(doc)
+        if counts and not self._machine.failed:
+            self._counts.update(counts)
+            events.append(UsageReported(self._plan.make_usage(self._counts)))
+        return events
+
+    def close(self, *, done: bool = False) -> list[Event]:
+        """The stream has ended; `done` when its end was marked outside of the documents (`[DONE]`)."""
+        events: list[Event] = []
+        self._machine.close(done=done, events=events)
+        return events
+
+    def _feed_odd(self, doc: Any, events: list[Event]) -> None:
+        """Some wires put an error, or all events, into a list."""
+        if isinstance(doc, list) and doc and all(isinstance(item, dict) for item in doc):
+            for item in doc:
+                events.extend(self.feed(item))
+        else:
+            self._machine.damaged += 1
+
+    def _row_of(self, doc: Any, name: str | None) -> Callable[..., Any] | None:
+        rows = self._plan.rows
+        event = self._plan.name_of(doc) if self._plan.name_of is not None else name
+        return rows.get(event, rows.get(ANY_ROW)) if isinstance(event, str) else rows.get(ANY_ROW)
+
+    def _run(self, row: Callable[..., Any], doc: Any, name: str | None, events: list[Event]) -> None:
+        machine = self._machine
+        try:
+            facts = row(doc, name, machine.kept)
+            for fact in facts if isinstance(facts, list) else [facts]:
+                if fact and "error" in fact:
+                    self._fail({"error": fact["error"]}, events)
+                    return
+                if fact and not machine.failed:
+                    machine.take(fact, events)
+        except (TemplateFailed, TypeError, AttributeError, ValueError):
+            machine.damaged += 1  # a document against the grammar of its wire: the rest may still be read
+
+    def _fail(self, doc: Any, events: list[Event]) -> None:
+        error = self._plan.read_error(0, doc, "")
+        self._machine.fail(error, events, kind=self._plan.kind_of_error(0, error))
+
+
+# --- plain answers
+
+
+def fold(events: Iterable[Event]) -> Answer:
+    """The plain answer that a stream amounts to."""
+    answer: Answer = {"id": "", "model": "", "created": None, "extra": {}, "usage": None}
+    choices: dict[int, dict[str, Any]] = {}
+    for event in events:
+        if isinstance(event, BlockEnded):
+            _choice_of(choices, event.choice)["blocks"].append((event.index, event.block))
+        elif isinstance(event, Finished):
+            _choice_of(choices, event.choice)["finish"] = finish_fields(event)
+        elif isinstance(event, UsageReported):
+            answer["usage"] = usage_fields(event.usage)
+        elif isinstance(event, Started):
+            answer.update(id=event.id, model=event.model, created=event.created, extra=event.extra)
+        elif isinstance(event, Failed):
+            answer["failed"] = event
+    for choice in choices.values():
+        choice["parts"] = [block for _, block in sorted(choice.pop("blocks"), key=lambda pair: pair[0])]
+    answer["choices"] = [choices[number] for number in sorted(choices)]
+    first = answer["choices"][0] if answer["choices"] else {"parts": [], "finish": None}
+    return {**answer, "parts": first["parts"], "finish": first["finish"]}
+
+
+def _choice_of(choices: dict[int, dict[str, Any]], number: int) -> dict[str, Any]:
+    return choices.setdefault(number, {"index": number, "blocks": [], "finish": None})
+
+
+def unfold(answer: Mapping[str, Any], seed: str = "") -> list[Event]:
+    """The events of a plain answer: what a format's `reply` template yields (choices, or parts and finish)."""
+    machine = BlockMachine(seed)
+    events: list[Event] = []
+    machine.take({"started": {name: v for name, v in answer.items() if name not in _ANSWER_PARTS}}, events)
+    choices = answer.get("choices", [answer])
+    if not choices:
+        machine.fail(ProviderError("the provider's answer is empty"), events)
+    for position, choice in enumerate(choices):
+        number = choice.get("index", position)
+        for key, part in enumerate(choice.get("parts") or ()):
+            fact = {name: value for name, value in part.items() if name != "type"}
+            machine.take(
+                {**fact, "kind": part["type"], "choice": number, "key": key, "open": True, "end": True},
+                events,
+            )
+        finish = {"stop_sequence": choice.get("stop_sequence"), "detail": choice.get("detail")}
+        machine.take({"finish": choice.get("finish") or "stop", "choice": number, **finish}, events)
+    return events
+
+
+_ANSWER_PARTS = frozenset(("choices", "parts", "finish", "stop_sequence", "detail", "usage"))
+
+
+def finish_fields(event: Finished) -> dict[str, Any]:
+    fields = {"reason": event.reason, "stop_sequence": event.stop_sequence, "detail": event.detail}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def usage_fields(usage: Usage) -> dict[str, int]:
+    """A usage as templates see it: the classes, and the totals that dialects count in."""
+    fields = {name: getattr(usage, name) for name in CLASSES}
+    prompt, completion = usage.prompt, usage.completion
+    return {**fields, "prompt": prompt, "completion": completion, "total": prompt + completion}
+
+
+# --- writing
+
+
+@dataclass(frozen=True, slots=True)
+class WritePlan:
+    """How a format writes a stream. `kinds` maps canonical kinds to those of the dialect; None takes all as is."""
+
+    rows: Rows
+    write_frame: FrameWriter
+    name_of: Getter | None
+    number_key: str | None
+    kinds: Mapping[str, str] | None
+    one_block: bool
+    one_choice: bool
+    done: bytes | None
+
+
+class StreamWriter:
+    """Writes one answer as a stream of the dialect. `context` is what the corridor knows: id, created, model, ..."""
+
+    __slots__ = ("_context", "_count", "_failed", "_next", "_open", "_places", "_plan", "_waiting", "state")
+
+    def __init__(self, plan: WritePlan, context: Mapping[str, Any]) -> None:
+        self._plan = plan
+        self._context = dict(context)
+        self._count = 0
+        self._failed = False
+        self._open: tuple[int, int] | None = None
+        self._waiting: dict[tuple[int, int], list[BlockEvent]] = {}
+        self._places: dict[tuple[int, int], tuple[int, int, str]] = {}
+        self._next: dict[tuple[int, str], int] = {}
+        self.state: dict[str, Any] = {
+            "id": context.get("id", ""),
+            "model": context.get("model", ""),
+            "created": context.get("created"),
+            "extra": {},
+            "parts": [],
+            "finish": None,
+            "usage": None,
+        }
+
+    def write(self, events: Iterable[Event]) -> bytes:
+        """The bytes of these events; b"" when the dialect says nothing about them yet."""
+        out: list[bytes] = []
+        for event in events:
+            if self._failed:
+                break
+            if isinstance(event, BlockAdded | BlockStarted | BlockEnded):
+                self._write_block(event, out)
+            else:
+                self._note(event)
+                self._write_row(event.type, event, out)
+        return b"".join(out)
+
+    def close(self) -> bytes:
+        """The end of the dialect's stream; nothing after a failure."""
+        if self._failed:
+            return b""
+        out: list[bytes] = []
+        self._write_row("end", None, out)
+        if self._plan.done is not None:
+            out.append(self._plan.done)
+        return b"".join(out)
+
+    def _note(self, event: Event) -> None:
+        state = self.state
+        if isinstance(event, Started):
+            state.update(
+                id=event.id or state["id"], created=event.created or state["created"], extra=event.extra
+            )
+            state["model"] = self._context.get("model") or event.model
+        elif isinstance(event, Finished):
+            if event.choice == 0:
+                state["finish"] = finish_fields(event)
+        elif isinstance(event, UsageReported):
+            state["usage"] = usage_fields(event.usage)
+        else:
+            self._failed = True
+
+    def _write_block(self, event: BlockEvent, out: list[bytes]) -> None:
+        plan = self._plan
+        if plan.one_choice and event.choice:
+            return
+        if plan.kinds is not None and event.kind not in plan.kinds:
+            return
+        if plan.one_block:
+            self._write_in_turn(event, out)
+        else:
+            self._write_placed(event, out)
+
+    def _write_in_turn(self, event: BlockEvent, out: list[bytes]) -> None:
+        """One block is open; those that begin meanwhile wait for its end."""
+        key = (event.choice, event.index)
+        if self._open is None:
+            self._open = key
+        if key != self._open:
+            self._waiting.setdefault(key, []).append(event)
+            return
+        self._write_placed(event, out)
+        if isinstance(event, BlockEnded):
+            self._open = next(iter(self._waiting), None)
+            for waiting in self._waiting.pop(self._open) if self._open is not None else ():
+                self._write_in_turn(waiting, out)
+
+    def _write_placed(self, event: BlockEvent, out: list[bytes]) -> None:
+        if self._plan.kinds is not None:
+            event = self._place(event)
+        if isinstance(event, BlockEnded) and event.choice == 0:
+            self.state["parts"].append(event.block)
+        self._write_row(event.type, event, out)
+
+    def _place(self, event: BlockEvent) -> BlockEvent:
+        """The event with the place and kind that its block has in this dialect, where kinds are left out or renamed."""
+        key = (event.choice, event.index)
+        place = self._places.get(key)
+        if place is None:
+            kind = (self._plan.kinds or {}).get(event.kind, event.kind)
+            place = (self._number(event.choice, ""), self._number(event.choice, kind), kind)
+            self._places[key] = place
+        index, nth, kind = place
+        if index == event.index and nth == event.nth and kind == event.kind:
+            return event
+        return replace(event, index=index, nth=nth, kind=kind)
+
+    def _number(self, choice: int, kind: str) -> int:
+        number = self._next.get((choice, kind), 0)
+        self._next[(choice, kind)] = number + 1
+        return number
+
+    def _write_row(self, name: str, event: Event | None, out: list[bytes]) -> None:
+        row = self._plan.rows.get(name)
+        if row is None:
+            return
+        written = row(event, self.state, self._context)
+        if written is None:
+            return
+        for body in written if isinstance(written, list) else (written,):
+            out.append(self._write_frame(body))
+
+    def _write_frame(self, body: dict[str, Any]) -> bytes:
+        plan = self._plan
+        if plan.number_key is not None:
+            body[plan.number_key] = self._count
+            self._count += 1
+        name = plan.name_of(body) if plan.name_of is not None else None
+        return plan.write_frame(body, name)
