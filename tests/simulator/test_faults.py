@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.simulator.launch import Heard, fetch, listen_to, make_chat, make_request, run_simulator
+from tests.simulator.launch import Heard, fetch, listen_to, make_chat, make_request
 
 
 def stream(
@@ -316,11 +316,3 @@ def test_http_1_0_gets_a_body_that_ends_with_the_connection(port: int) -> None:
     request = make_request(make_chat("sim/tokens@3", stream=True)).replace(b"HTTP/1.1", b"HTTP/1.0", 1)
     heard = listen_to(port, request)
     assert heard.ended == "fin" and b"chunked" not in heard.head and b"[DONE]" in heard.body
-
-
-def test_it_starts_fast_and_leaves_on_sigterm() -> None:
-    began = time.monotonic()
-    with run_simulator() as port:
-        assert fetch(port, "/health") == {"status": "ok"}
-        ready_s = time.monotonic() - began
-    assert ready_s < 2
