@@ -34,7 +34,7 @@ from engine.storage.journal import Journal
 from engine.storage.keys import KeyStore
 from engine.storage.postgres import Connection, Database
 from engine.storage.secrets import load_keyring
-from engine.telemetry.logs import Log
+from engine.telemetry.logs import Log, route_library_logs
 from engine.telemetry.metrics import Metrics
 from engine.upstream.exchange import Exchange
 from engine.upstream.pools import Upstreams
@@ -55,6 +55,7 @@ class WorkerApp:
         self._draining = False
         self._log_calls = gateway.telemetry.log_calls
         self.log = Log(level=gateway.telemetry.log_level or settings.log_level)
+        route_library_logs(self.log, gateway.telemetry.log_level or settings.log_level)
         self.metrics = Metrics()
         self._database = Database(settings.database_url or "")
         ring = load_keyring(settings.home, settings.keyring, embedded=embedded)
@@ -162,6 +163,8 @@ class WorkerApp:
     def _count_call(self, call: Call, record: Record) -> None:
         metrics, served = self.metrics, call.served
         metrics.count_call(call.surface, call.http_status)
+        if not call.attempts and call.error_code:
+            metrics.count_refusal(call.error_code)
         for attempt in call.attempts:
             metrics.count_attempt(attempt.provider, attempt.model, attempt.outcome)
         if call.damaged:
@@ -185,10 +188,23 @@ class WorkerApp:
     def _watch_gauges(self) -> None:
         metrics = self.metrics
         metrics.watch("gatewayz_calls_in_progress", lambda: len(self.open_calls))
-        metrics.watch("gatewayz_upstream_connections", lambda: {**self._upstreams.count()})
+        metrics.watch("gatewayz_upstream_connections", lambda: as_reading(self._upstreams.count()))
         metrics.watch("gatewayz_dependency_up", lambda: {"database": float(self._database.available)})
-        metrics.watch("gatewayz_journal_records", lambda: {**self._flusher.count_states()})
+        metrics.watch("gatewayz_journal_records", lambda: as_reading(self._flusher.count_states()))
         metrics.watch("gatewayz_config_revision_info", lambda: {self._runtime.snapshot.version: 1})
+        metrics.watch("gatewayz_breaker_state", self._read_breakers)
+        metrics.watch("gatewayz_limit_identities", lambda: as_reading(self._limiter.count_identities()))
+        metrics.watch("gatewayz_log_lines_dropped_total", lambda: self.log.dropped)
+
+    def _read_breakers(self) -> dict[str | tuple[str, ...], float]:
+        states = self._breakers.states(self._clock())
+        pairs = {tuple(name.split("/", 1)): state for name, state in states.items()}
+        return {pair: 2.0 if state == "open" else 1.0 for pair, state in pairs.items()}
+
+
+def as_reading(counts: Mapping[str, int]) -> dict[str | tuple[str, ...], float]:
+    """Counts by state in the form that gauges are read in."""
+    return {state: float(count) for state, count in counts.items()}
 
 
 def read_proxies(environ: Mapping[str, str]) -> dict[str, str]:

@@ -102,6 +102,7 @@ class Call:
     damaged: int = 0
     loss: tuple[str, ...] = ()
     error: str = ""
+    error_code: str = ""
     client_gone: bool = False
     begun_recorded: bool = False
     settled: bool = False

@@ -95,6 +95,7 @@ async def end_in_error(
 ) -> None:
     """One clear error, after what was used is settled."""
     call.http_status = call.http_status or error.status
+    call.error_code = error.code or ""
     rooms.books.settle(call, "error", attempts.reader if attempts else None, error=error.message)
     await reply.fail(error)
 

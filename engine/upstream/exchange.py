@@ -151,7 +151,10 @@ def render_headers(provider: Provider, credential: Credential) -> dict[str, str]
 async def read_refusal(reply: Reply, endpoint: Endpoint, target: Target) -> UpstreamFailure:
     """What an error status means, with the provider's own words."""
     status = reply.status
-    body = await reply.read_all(MAX_ERROR_BYTES)
+    try:
+        body = await reply.read_all(MAX_ERROR_BYTES)
+    except UpstreamFailure:
+        body = b""  # the status says enough; what follows it is broken, late or far too long
     text = body.decode("utf-8", "replace")
     try:
         doc = orjson.loads(body)
