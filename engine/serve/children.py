@@ -5,12 +5,15 @@ them in the right order. They inherit no descriptor but the one they are given.
 """
 
 import asyncio
+import ctypes
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from engine.serve.control import Answer, Facts, Line, LineClosed, hand_over_socket, open_line
@@ -21,17 +24,43 @@ if TYPE_CHECKING:
 WORKER_COMMAND = (sys.executable, "-m", "engine.worker")
 SIMULATOR_COMMAND = (sys.executable, "-m", "engine.upstream.simulator", "--with-parent", "--fd")
 START_WITHIN_S = 60.0
+PR_SET_PDEATHSIG = 1
 
 
-def spawn(command: Sequence[str], descriptor: int, *, quiet: bool = False) -> subprocess.Popen[bytes]:
+def spawn_worker(command: Sequence[str], descriptor: int) -> subprocess.Popen[bytes]:
     """A child whose last argument is the number of the descriptor that it inherits."""
     return subprocess.Popen(
-        [*command, str(descriptor)],
-        pass_fds=[descriptor],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL if quiet else None,
-        start_new_session=True,
+        [*command, str(descriptor)], pass_fds=[descriptor], stdin=subprocess.DEVNULL, start_new_session=True
     )
+
+
+def spawn_simulator(descriptor: int) -> subprocess.Popen[bytes]:
+    """The simulator on a listening socket. It has no line to us: Linux ends it when this thread is gone."""
+    with warnings.catch_warnings():
+        # Python 3.12 warns of a fork beside threads; between fork and exec runs one system call and no lock.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return subprocess.Popen(
+            [*SIMULATOR_COMMAND, str(descriptor)],
+            pass_fds=[descriptor],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=die_with(os.getpid()),
+        )
+
+
+def die_with(parent: int) -> Callable[[], None] | None:
+    """What a child does first, so that it never outlives its parent."""
+    if sys.platform != "linux":
+        return None
+    set_option = ctypes.CDLL(None).prctl
+
+    def arrange() -> None:
+        set_option(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return arrange
 
 
 async def await_death(process: subprocess.Popen[bytes]) -> int:
@@ -73,7 +102,7 @@ class WorkerProcess:
         """It was told to go; its end is no accident."""
         self._end, theirs = socket.socketpair()
         with theirs:
-            self.process = spawn(command, theirs.fileno())
+            self.process = spawn_worker(command, theirs.fileno())
         self._listening: asyncio.Task[None] | None = None
 
     @property
@@ -106,6 +135,10 @@ class WorkerProcess:
     async def read_metrics(self, within_s: float) -> dict[str, Any]:
         self.last_dump = await self._ask("metrics", within_s)
         return self.last_dump
+
+    async def feel_pulse(self, within_s: float) -> None:
+        """Raises LineClosed when the worker's loop does not turn."""
+        await self._ask("pulse", within_s)
 
     def tell(self, op: str, **facts: Any) -> None:
         if self.line is not None:

@@ -19,6 +19,9 @@ LOAD_WITHIN_S = 15.0
 DIED_AT_ONCE_S = 5.0
 LONGEST_PAUSE_S = 5.0
 FIRST_STARTS = 3
+PULSE_S = 5.0
+PULSE_WITHIN_S = 30.0
+"""A worker whose loop answers nothing for so long is stuck, and another takes its place."""
 LEAVE_GRACE_S = 10.0
 
 
@@ -52,6 +55,7 @@ class Fleet:
         self._retired: dict[WorkerProcess, asyncio.Event] = {}
         self._ready: list[asyncio.Event] = []
         self._failed_starts = 0
+        self._last_fault = ""
 
     def spawn(self) -> WorkerProcess:
         """A process that begins to import what a worker needs; a slot brings it up."""
@@ -151,6 +155,7 @@ class Fleet:
             while (facts := self._describe_start())["revision"] != worker.revision:
                 await worker.load(facts["manifest"], LOAD_WITHIN_S)
         except LineClosed as error:
+            self._last_fault = str(error)
             if not self._stopping:
                 log.error("worker %d (pid %d) did not start: %s", worker.number, worker.pid, error)
             worker.process.kill()
@@ -163,11 +168,22 @@ class Fleet:
         loop = asyncio.get_running_loop()
         ending = loop.create_task(self._bury(worker))
         retired = loop.create_task(self._retired[worker].wait())
+        pulse = loop.create_task(self._watch_pulse(worker))
         await asyncio.wait({ending, retired}, return_when=asyncio.FIRST_COMPLETED)
         retired.cancel()
+        pulse.cancel()
         if not ending.done():
             self._slots.append(ending)
             loop.call_later(self._finish_s + LEAVE_GRACE_S, self._kill_straggler, worker)
+
+    async def _watch_pulse(self, worker: WorkerProcess) -> None:
+        while worker.serves and not worker.leaving:
+            await asyncio.sleep(PULSE_S)
+            try:
+                await worker.feel_pulse(PULSE_WITHIN_S)
+            except LineClosed as error:
+                log.error("worker %d (pid %d) is stuck: %s", worker.number, worker.pid, error)
+                worker.process.kill()
 
     async def _bury(self, worker: WorkerProcess) -> None:
         code = await worker.ended()
@@ -188,7 +204,7 @@ class Fleet:
     def _count_failed_start(self) -> None:
         self._failed_starts += 1
         if self._failed_starts >= FIRST_STARTS:
-            raise WorkersFailed(f"no worker became ready in {FIRST_STARTS} attempts")
+            raise WorkersFailed(f"no worker became ready in {FIRST_STARTS} attempts: {self._last_fault}")
 
     async def _load(self, worker: WorkerProcess, manifest: "Manifest", revision: str) -> None:
         try:

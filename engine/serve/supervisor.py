@@ -21,12 +21,11 @@ from engine.config.reload import ConfigWatch, Loader
 from engine.config.settings import Settings
 from engine.secret import Secret
 from engine.serve.children import (
-    SIMULATOR_COMMAND,
     WORKER_COMMAND,
     WorkerProcess,
     await_death,
     end_child,
-    spawn,
+    spawn_simulator,
 )
 from engine.serve.control import Answer, Facts
 from engine.serve.fleet import Fleet
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PID_FILE = "gatewayz.pid"
-BIND_WITHIN_S = 3.0
+BIND_WITHIN_S = 2.0
 """The workers of a gateway that was killed close its port within this."""
 SIMULATOR_PAUSE_S = 0.5
 
@@ -161,7 +160,7 @@ class Supervisor:
     async def _keep_simulator(self) -> None:
         assert self._simulator_socket is not None
         while True:
-            self._simulator = spawn(SIMULATOR_COMMAND, self._simulator_socket.fileno(), quiet=True)
+            self._simulator = spawn_simulator(self._simulator_socket.fileno())
             code = await await_death(self._simulator)
             log.error("the simulator ended with %d: starting it again", code)
             await asyncio.sleep(SIMULATOR_PAUSE_S)

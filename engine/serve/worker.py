@@ -158,6 +158,7 @@ class Worker:
             "metrics": self._dump_metrics,
             "drain": self._drain,
             "hurry": self._hurry,
+            "pulse": self._show_pulse,
         }
         line = self._control.line = await open_line(line_end, answers)
         self._take_signals()
@@ -189,6 +190,9 @@ class Worker:
         snapshot = await self._prepare(facts["manifest"], self.runtime.snapshot)
         self.app.swap(snapshot)
         return {"pid": os.getpid(), "revision": snapshot.version}
+
+    async def _show_pulse(self, _: Facts) -> Facts:
+        return {}
 
     async def _dump_metrics(self, _: Facts) -> Facts:
         return self.app.dump_metrics()
