@@ -113,6 +113,6 @@ def measure_load(plan: dict[str, Any], root: int | None, marker: str | None = No
         calls = max(figures["calls"], 1)
         figures["cpu_us"] = round((after.cpu_s - before.cpu_s) * 1e6 / calls, 1)
         figures["database_cpu_us"] = round((after.database_cpu_s - before.database_cpu_s) * 1e6 / calls, 1)
-        figures["cpu_share"] = round((after.cpu_s - before.cpu_s) / figures["seconds"], 3)
+        figures["cpu_share"] = round((after.cpu_s - before.cpu_s) / max(figures["seconds"], 0.001), 3)
         figures["worker_mib"] = after.worker_mib
     return figures

@@ -1,6 +1,8 @@
 """The whole benchmark: starts the upstream and the systems, runs every phase, writes bench/results/.
 
 python -m bench.run --rounds 5 [--quick] [--systems gatewayz,sglang-router] [--soak] [--scale]
+
+The exit code is 1 when a call failed or the gateway did not start; a missed budget is written down, not punished.
 """
 
 import argparse
@@ -19,8 +21,9 @@ from typing import Any
 from bench.cases import CONNECTIONS, Case, make_cases, make_distinct_case, make_paced_case
 from bench.measure import ROOT, measure_load, measure_tree, run_load
 from bench.report import show_number, write_report
+from bench.scale import fill_keys, measure_scale
 from bench.summary import REFERENCE, SUBJECT, summarise
-from bench.systems import SYSTEMS, System, Upstream
+from bench.systems import SYSTEMS, Gatewayz, System, Upstream
 
 _PACED_STREAMS = 500
 
@@ -90,7 +93,7 @@ class Bench:
         self, system: System, case: Case, connections: int, number: int, phase_s: float
     ) -> dict[str, Any]:
         plan = case.plan(system.port, system.key, connections)
-        run_load(plan | {"duration_s": min(0.3, phase_s / 4)})
+        run_load(plan | {"duration_s": system.warm_s})
         figures = measure_load(plan | {"duration_s": phase_s}, system.pid, system.marker)
         phase = {"system": system.name, "case": case.name, "connections": connections, "round": number}
         self.phases.append(phase | figures)
@@ -122,22 +125,33 @@ class Bench:
                 f" core {show_number(figures.get('cpu_share'))}, failed {figures['failed']} {figures['failures']}"
             )
 
-    def run_soak(self, system: System, calls: int) -> None:
-        """Calls with distinct models and tags, and as many with distinct unknown keys: memory must stay flat."""
+    def run_soak(self, system: Gatewayz, calls: int) -> None:
+        """Calls with distinct keys, models and tags, then as many with distinct unknown keys: memory stays flat."""
         case = make_distinct_case()
-        known = {"Authorization": f"Bearer {system.key}", "x-tags": "team=t~~~~~~,feature=f~~~~~~"}
+        keys = fill_keys(system, calls)
         unknown = {"Authorization": "Bearer gw_live_" + "x" * 37 + "~~~~~~"}
         marks = []
         batch = calls // 10
         for start in range(0, calls, batch):
+            known = [
+                {"Authorization": f"Bearer {key}", "x-tags": "team=t~~~~~~,feature=f~~~~~~"}
+                for key in keys[start : start + batch]
+            ]
             plan = case.plan(system.port, system.key, 64, calls=batch, first_number=start)
-            served = run_load(plan | {"headers": [known]})
+            served = run_load(plan | {"headers": known})
             refused = run_load(plan | {"headers": [unknown], "accept_status": [401]})
             memory = describe_memory(system)
             marks.append({"calls": start + batch, "failed": served["failed"] + refused["failed"], **memory})
-            say(f"soak    {start + batch:7,} calls  worker {memory['worker_mib']} MiB {served['failures']}")
+            say(
+                f"soak    {start + batch:7,} calls  worker {memory['worker_mib']} MiB"
+                f"  {served['failures']} {refused['failures']}"
+            )
         growth = round(marks[-1]["worker_mib"] / marks[1]["worker_mib"], 3)
-        self.extras["soak"] = {"growth": growth, "marks": marks}
+        self.extras["soak"] = {
+            "growth": growth,
+            "failed": sum(mark["failed"] for mark in marks),
+            "marks": marks,
+        }
 
 
 def describe_memory(system: System) -> dict[str, Any]:
@@ -175,6 +189,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--cases", default="plain,stream,prompt,image")
     parser.add_argument("--soak", action="store_true", help="memory over 100,000 distinct calls")
     parser.add_argument("--soak-calls", type=int, default=100_000)
+    parser.add_argument("--scale", action="store_true", help="cost with 100,000 keys and with 5,000 models")
     parser.add_argument("--no-paced", action="store_true")
     parser.add_argument("--results", type=pathlib.Path, default=ROOT / "bench" / "results")
     options = parser.parse_args()
@@ -195,8 +210,12 @@ def run_all(bench: Bench) -> None:
             if not options.no_paced:
                 bench.run_paced([s for s in systems if s.name in ("direct", SUBJECT, REFERENCE)])
             for system in systems:
-                if options.soak and system.name == SUBJECT:
+                if options.soak and isinstance(system, Gatewayz):
                     bench.run_soak(system, options.soak_calls)
+        if options.scale:
+            bench.extras["scale"] = measure_scale(
+                bench.folder, upstream.port, options.rounds, bench.phase_s, say
+            )
         if "litellm" in options.systems:
             with bench.started(["litellm"], upstream.port) as systems:
                 bench.run_rounds(systems, 1, max(2.0, bench.phase_s * 2))
@@ -228,7 +247,9 @@ def main() -> int:
         say(f"{row['budget']}: {show_number(row['measured'])} (limit {row['limit']})")
     for path in write_report(run, options.results):
         print(path)
-    return 1 if any(phase["failed"] for phase in bench.phases) else 0
+    extras = [bench.extras.get(name, {}) for name in ("soak", "scale")]
+    broken = any(figures.get("failed") for figures in bench.phases + extras)
+    return 1 if broken or SUBJECT in bench.skipped else 0
 
 
 if __name__ == "__main__":

@@ -39,12 +39,12 @@ def spread(values: list[float]) -> dict[str, float]:
 def compare(
     phases: Sequence[Phase], case: str, connections: int, path: str, other: str
 ) -> dict[str, float] | None:
-    """gatewayz divided by `other`, round by round. A peer that was measured once is compared with that round."""
+    """gatewayz divided by `other`, round by round; a peer measured in fewer rounds stands for the missing ones."""
+    theirs = pick(phases, system=other, case=case, connections=connections)
     ratios = []
-    for theirs in pick(phases, system=other, case=case, connections=connections):
-        ours = pick(phases, system=SUBJECT, case=case, connections=connections, round=theirs["round"])
-        above = find_value(ours[0], path) if ours else None
-        below = find_value(theirs, path)
+    for ours in pick(phases, system=SUBJECT, case=case, connections=connections):
+        beside = pick(theirs, round=ours["round"]) or theirs
+        above, below = find_value(ours, path), find_median(beside, path)
         if above and below:
             ratios.append(above / below)
     return spread(ratios) if ratios else None

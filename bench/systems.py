@@ -42,7 +42,7 @@ class System:
     requirement = ""
     ready_path = "/health"
     start_s = 60.0
-    ratio_to: str | None = None
+    warm_s = 0.3
 
     def __init__(self, folder: pathlib.Path, upstream: int) -> None:
         self.folder = folder / self.name
@@ -131,8 +131,8 @@ class Gatewayz(System):
     name = "gatewayz"
     title = "gatewayz"
     ready_path = "/health/ready"
-    ratio_to = "sglang-router"
     models = 1
+    keys = 1
 
     def missing(self) -> str | None:
         return None if (BIN / "gatewayz").exists() else "gatewayz is not installed (make .venv/.runtime)"
@@ -175,9 +175,9 @@ class Gatewayz(System):
         # Limits are checked for every call, and set so high that none is reached.
         (self.folder / "policies.d" / "default.yaml").write_text(
             "policy: default\nextends: default\n"
-            "limits:\n"
-            "  key: {requests: {minute: 100000000, day: 10000000000}, tokens: {minute: 100000000000},"
-            " burst: 100000000, concurrency: 100000}\n"
+            "limits:\n  key:\n"
+            "    requests: {minute: 100000000, hour: 1000000000, day: 10000000000}\n"
+            "    tokens: {minute: 100000000000}\n    burst: 100000000\n    concurrency: 100000\n"
         )
 
     def more_models(self) -> list[str]:
@@ -301,6 +301,7 @@ class LiteLLM(Peer):
     requirement = "litellm[proxy]==1.106.2"
     ready_path = "/health/liveliness"
     start_s = 180.0
+    warm_s = 4.0
 
     def configure(self) -> tuple[list[str], dict[str, str]]:
         self.key = "sk-bench-0123456789"
