@@ -182,8 +182,9 @@ class Fleet:
             try:
                 await worker.feel_pulse(PULSE_WITHIN_S)
             except LineClosed as error:
-                log.error("worker %d (pid %d) is stuck: %s", worker.number, worker.pid, error)
-                worker.process.kill()
+                if worker.serves and not worker.leaving:
+                    log.error("worker %d (pid %d) is stuck: %s", worker.number, worker.pid, error)
+                    worker.process.kill()
 
     async def _bury(self, worker: WorkerProcess) -> None:
         code = await worker.ended()
