@@ -125,7 +125,7 @@ class Relay:
     async def run(self, upstream: Reply, reader: AnswerReader, attempt: Attempt, clocks: Timeouts) -> None:
         """Returns when the answer is whole; raises UpstreamFailure when it will not be."""
         if self._call.stream:
-            upstream.set_clock("first_token", clocks.first_token_s, idle_s=clocks.idle_s)
+            upstream.set_clock("first_token", clocks.first_token_s)
         while not reader.ended:
             try:
                 data = await upstream.read()
@@ -139,6 +139,8 @@ class Relay:
                 self._note_first_token(upstream, attempt, clocks)
             if out:
                 await self._reply.send(out)
+            if reader.failure is not None and not reader.settling:
+                raise reader.failure
             if reader.settling and not reader.ended:
                 upstream.set_clock("end", END_GRACE_S if reader.usage else USAGE_GRACE_S)
 

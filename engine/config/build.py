@@ -38,6 +38,7 @@ _WINDOWS_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
 REASONING_FIRST_TOKEN_S = 120.0
 """First-token clock of a model with capability `reasoning` whose policy leaves that clock at its default."""
 _DEFAULT_FIRST_TOKEN_S = TimeoutsEntry().first_token_s
+_DEFAULT_HEADERS_S = TimeoutsEntry().headers_s
 
 
 def build_price(entry: PriceEntry) -> Price:
@@ -235,6 +236,8 @@ def _build_timeouts(spec: ModelEntry, policy: Policy) -> Timeouts:
     base = policy.timeouts
     if "reasoning" in spec.capabilities and base.first_token_s == _DEFAULT_FIRST_TOKEN_S:
         own.setdefault("first_token_s", REASONING_FIRST_TOKEN_S)
+        if base.headers_s == _DEFAULT_HEADERS_S:  # many providers send their headers with the first token
+            own.setdefault("headers_s", REASONING_FIRST_TOKEN_S)
     if not own:
         return base
     return Timeouts(**{name: own.get(name, getattr(base, name)) for name in TimeoutsEntry.model_fields})

@@ -27,7 +27,9 @@ _MASKED = Secret("***")
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    explain = subparsers.add_parser("explain", help="which targets would be tried, in what order, why, and the cost")
+    explain = subparsers.add_parser(
+        "explain", help="which targets would be tried, in what order, why, and the cost"
+    )
     explain.add_argument("model")
     render = subparsers.add_parser("render", help="the exact upstream request for a chat on standard input")
     render.add_argument("provider")
@@ -102,7 +104,9 @@ def word_explanation(document: dict[str, Any]) -> list[str]:
     for number, target in enumerate(document["targets"], 1):
         extra = ", prefill" if target["prefill"] else ""
         cost = f"at most {target['at_most_usd']} USD"
-        lines.append(f"  {number}. {target['provider']}: {target['model']} (weight {target['weight']:g}{extra}; {cost})")
+        lines.append(
+            f"  {number}. {target['provider']}: {target['model']} (weight {target['weight']:g}{extra}; {cost})"
+        )
     for target in document["left_out"]:
         lines.append(f"  -  {target['provider']}: {target['model']} (left out: {target['reason']})")
     return lines
@@ -146,7 +150,10 @@ def render_request(call: Call, provider: Provider, model: str) -> dict[str, Any]
     return {
         "method": "POST",
         "url": f"{origin}{path}",
-        "headers": {**render_headers(provider, credential), **{name.lower(): value for name, value in shown.items()}},
+        "headers": {
+            **render_headers(provider, credential),
+            **{name.lower(): value for name, value in shown.items()},
+        },
         "body": orjson.loads(body),
     }
 

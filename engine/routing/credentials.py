@@ -11,6 +11,8 @@ from engine.errors import UpstreamFailure
 
 # Seconds. A wrong key does not become right by itself, an empty account is filled by a person.
 COOL_DOWN_S = {"401": 60.0, "403": 60.0, "402": 300.0}
+# A timer may wake this much early; a credential whose pause was slept through is then cool.
+EARLY_S = 0.01
 COOLING_KINDS = frozenset({"401", "402", "403", "429"})
 
 
@@ -56,7 +58,7 @@ class CoolDowns:
 
     def _is_usable(self, credential: Credential, model: str, now: float) -> bool:
         until = self._until.get(credential.name)
-        return (until is None or until <= now) and _serves(credential, model)
+        return (until is None or until <= now + EARLY_S) and _serves(credential, model)
 
 
 def _serves(credential: Credential, model: str) -> bool:

@@ -73,15 +73,12 @@ class Delivery:
         )
 
     def _may_help(self, target: Target) -> bool:
-        """A prompt that was too long is only sent on to a larger context."""
+        """A prompt that was too long goes to a larger model, never to the same one elsewhere."""
         for failed, failure in self._failures:
-            if failure.kind != "context_length_exceeded":
-                continue
-            if target.context and failed.context:
-                if target.context <= failed.context:
+            if failure.kind == "context_length_exceeded":
+                here, there = target.context or 0, failed.context or 0
+                if here < there or (here == there and target.model == failed.model):
                     return False
-            elif target.model == failed.model:
-                return False
         return True
 
     async def _ask(self, target: Target, rest: list[Target]) -> AnswerReader | None:

@@ -21,6 +21,7 @@ class AnswerReader(Protocol):
     """One answer being read.
 
     begun: content was seen (the commit point).  ended: the answer is whole.  settling: only its end is missing.
+    failure: the provider failed in-band, behind bytes that `feed` has just given out.
     """
 
     begun: bool
@@ -31,9 +32,10 @@ class AnswerReader(Protocol):
     damaged: int
     texts: list[str]
     carries: bool
+    failure: UpstreamFailure | None
 
     def feed(self, data: bytes) -> bytes:
-        """Take what arrived, return what may be sent. Raises UpstreamFailure when the provider failed in-band."""
+        """Take what arrived, return what may be sent. Raises UpstreamFailure while nothing was given out yet."""
         ...
 
     def close(self) -> bytes:
@@ -71,11 +73,13 @@ class SameWireStream:
         "_held",
         "_look",
         "_partial",
+        "_passed",
         "_unfinished",
         "begun",
         "carries",
         "damaged",
         "ended",
+        "failure",
         "first_read",
         "hide_usage",
         "settling",
@@ -90,7 +94,7 @@ class SameWireStream:
         self._done = format.done
         self._unfinished = set(range(choices))
         self._held: list[bytes] = []
-        self._partial = b""
+        self._partial = self._passed = b""
         self.first_read = b""
         """The first whole events, from which a rescue takes the stream's id."""
         self.hide_usage = hide_usage
@@ -98,6 +102,7 @@ class SameWireStream:
         self.tail = b""
         self.texts: list[str] = []
         self.usage: Usage | None = None
+        self.failure: UpstreamFailure | None = None
         self.damaged = 0
 
     def feed(self, data: bytes) -> bytes:
@@ -106,8 +111,22 @@ class SameWireStream:
             return b""
         if not self.first_read:
             self.first_read = whole
+        had_begun = self.begun
+        try:
+            whole = self._look_at(whole)
+        except UpstreamFailure as failure:
+            if not had_begun:
+                self.begun = False
+                self.texts.clear()
+                raise
+            self.failure = failure
+            whole = self._passed
+        return self._release(whole)
+
+    def _look_at(self, whole: bytes) -> bytes:
+        """The events of one read that may go out. On a failure `_passed` holds those before it."""
         plain_text, loads, add_text = self._look.plain_text, orjson.loads, self.texts.append
-        kept: list[bytes] | None = None
+        kept: list[bytes] = []
         start = position = 0
         for event in whole.split(b"\n\n"):
             end = position + len(event) + 2
@@ -121,20 +140,21 @@ class SameWireStream:
                     self.begun = True
                     position = end
                     continue
-            if event and not self._pass_event(event):
-                if kept is None:
-                    kept = []
-                kept.append(whole[start:position])
-                start = end
+            if event:
+                try:
+                    passes = self._pass_event(event)
+                except UpstreamFailure:
+                    self._passed = b"".join((*kept, whole[start:position]))
+                    raise
+                if not passes:
+                    kept.append(whole[start:position])
+                    start = end
             position = end
-        if kept is not None:
-            kept.append(whole[start:])
-            whole = b"".join(kept)
-        return self._release(whole)
+        return b"".join((*kept, whole[start:])) if start else whole
 
     def close(self) -> bytes:
         out = self.feed(b"\n\n") if self._partial.strip() else b""
-        if not self.ended:
+        if not self.ended and self.failure is None:
             if not self.settling:
                 raise UpstreamFailure("broken_stream", "the provider's stream ended before the answer did")
             self.finish()
@@ -235,6 +255,7 @@ class SameWireAnswer:
         "carries",
         "damaged",
         "ended",
+        "failure",
         "settling",
         "tail",
         "texts",
@@ -249,6 +270,7 @@ class SameWireAnswer:
         self.tail = b""
         self.texts: list[str] = []
         self.usage: Usage | None = None
+        self.failure: UpstreamFailure | None = None
         self.damaged = 0
 
     def feed(self, data: bytes) -> bytes:

@@ -79,16 +79,23 @@ class RescueStream:
         self.tail = b""
         self.usage: Usage | None = None
         self.shown_usage: Usage | None = None
+        self.failure: UpstreamFailure | None = None
         self.damaged = 0
 
     def feed(self, data: bytes) -> bytes:
         pieces = (self._partial + data.replace(b"\r\n", b"\n")).split(b"\n\n")
         self._partial = pieces.pop()
-        return b"".join([self._take_event(event) for event in pieces])
+        out: list[bytes] = []
+        try:
+            for event in pieces:
+                out.append(self._take_event(event))
+        except UpstreamFailure as failure:
+            self.failure = failure
+        return b"".join(out)
 
     def close(self) -> bytes:
         out = self.feed(b"\n\n") if self._partial.strip() else b""
-        if not self.ended:
+        if not self.ended and self.failure is None:
             if not self.settling:
                 raise UpstreamFailure("broken_stream", "the provider's stream ended before the answer did")
             self.finish()

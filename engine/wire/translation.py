@@ -62,6 +62,7 @@ class _Translated:
         "carries",
         "damaged",
         "ended",
+        "failure",
         "settling",
         "tail",
         "texts",
@@ -74,6 +75,7 @@ class _Translated:
         self.tail = b""
         self.texts: list[str] = []
         self.usage: Usage | None = None
+        self.failure: UpstreamFailure | None = None
         self.damaged = 0
 
     def _note(self, event: Event) -> None:
@@ -125,6 +127,8 @@ class TranslatedStream(_Translated):
         for frame in self._splitter.close():
             events += self._read_frame(frame.data, frame.event)
         out = self._take(events + self._reader.close(done=self._done_seen))
+        if self.failure is not None:
+            return out
         if not self.settling:
             raise UpstreamFailure("broken_stream", "the provider's stream ended before the answer did")
         self.finish()
@@ -152,11 +156,17 @@ class TranslatedStream(_Translated):
 
     def _take(self, events: list[Event]) -> bytes:
         out: list[Event] = []
-        for event in events:
-            self._note(event)
-            if isinstance(event, UsageReported):
-                continue
-            (self._end if self.settling else out).append(event)
+        had_begun = self.begun
+        try:
+            for event in events:
+                self._note(event)
+                if not isinstance(event, UsageReported):
+                    (self._end if self.settling else out).append(event)
+        except UpstreamFailure as failure:
+            if not had_begun:
+                self.begun = False
+                raise
+            self.failure = failure
         if self._reader.done and self.settling:
             self.finish()
         if not self.begun:
