@@ -45,9 +45,11 @@ class Catalog:
     def compile(self, entries: Mapping[str, Mapping[str, Entry]]) -> None:
         """Compile formats, policies, providers, then models, each against what is already there."""
         self._declared = {kind: dict(of_kind) for kind, of_kind in entries.items()}
-        for of_kind in self._declared.values():
+        for kind, of_kind in self._declared.items():
             for entry in of_kind.values():
                 self.problems += entry.problems
+                if entry.problems and kind == "model":
+                    self.problems += self._explain_model(entry)
         self._compile_formats()
         self._compile_policies()
         self._compile_providers()
@@ -124,16 +126,18 @@ class Catalog:
 
     def _explain_model(self, entry: Entry) -> list[Problem]:
         """What the model names that is not there. What is declared but broken has its own problem already."""
-        spec: ModelEntry = entry.spec
-        notes = Notes(entry)
-        policies, providers = self._declared["policy"], self._declared["provider"]
-        if spec.policy is not None and spec.policy not in policies:
-            notes.refuse(("policy",), f'no policy "{spec.policy}"{suggest(spec.policy, list(policies))}')
-        for index, target in enumerate(spec.targets):
-            if target.provider not in providers:
-                near = suggest(target.provider, list(providers))
-                notes.refuse(("targets", index, "provider"), f'no provider "{target.provider}"{near}')
+        notes, tree = Notes(entry), entry.assembled.tree
+        self._explain(notes, ("policy",), "policy", tree.get("policy"))
+        targets = tree.get("targets")
+        for index, target in enumerate(targets if isinstance(targets, list) else ()):
+            if isinstance(target, dict):
+                self._explain(notes, ("targets", index, "provider"), "provider", target.get("provider"))
         return notes.problems
+
+    def _explain(self, notes: Notes, path: TreePath, kind: str, name: Any) -> None:
+        known = self._declared[kind]
+        if isinstance(name, str) and name not in known:
+            notes.refuse(path, f'no {kind} "{name}"{suggest(name, list(known))}')
 
     def _compile_surfaces(self) -> None:
         for operation in OPERATIONS:

@@ -76,6 +76,8 @@ def _validate(
 
 
 def _expand(assembled: Assembled, kind: str, values: Values) -> tuple[dict[str, Any], list[Problem]]:
+    if kind != "gateway" and not any(link.refs for link in assembled.chain):
+        return dict(assembled.tree), []
     secret_places = SECRET_PLACES.get(kind, _NOWHERE)
     examples = assembled.tree.get("examples")
     tree = {key: value for key, value in assembled.tree.items() if key != "examples"}

@@ -19,7 +19,7 @@ import engine
 from engine.config.yamltree import Document, parse_document
 from engine.errors import Problem
 
-CACHE_FORM = "v1"
+CACHE_FORM = "v2"
 DEFAULT_FOLDERS = ("providers.d", "models.d", "policies.d")
 MAX_FOLDER_DEPTH = 4
 Rank = Literal["gateway", "shipped", "user"]
@@ -151,9 +151,8 @@ class TreeCache:
 def write_entry(folder: Path, sha256: str, document: Document) -> None:
     """Write one cache entry so that a reader sees all of it or nothing."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    body = json.dumps(
-        [document.tree, document.marks, document.refs, document.problems], separators=(",", ":")
-    ).encode()
+    facts = json.dumps([document.tree, document.refs, document.problems], separators=(",", ":"))
+    body = f"{facts}\n{document.marks_json}".encode()
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=".new-")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -171,8 +170,9 @@ def _read_entry(path: Path) -> Document | None:
         return None
     if checksum != _checksum(body):
         return None
-    tree, marks, refs, problems = json.loads(body)
-    return Document(tree, marks, tuple(refs), tuple((*found,) for found in problems))
+    facts, _, marks_json = body.decode().partition("\n")
+    tree, refs, problems = json.loads(facts)
+    return Document(tree, marks_json, tuple(refs), tuple((*found,) for found in problems))
 
 
 def _checksum(body: bytes) -> bytes:

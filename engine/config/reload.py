@@ -34,8 +34,8 @@ from engine.config.references import Values
 from engine.config.schema_gateway import GatewayFile
 from engine.config.settings import Settings
 from engine.config.snapshot import ServerSettings, Snapshot
-from engine.config.things import Kind, Library, Thing, list_things
-from engine.config.yamltree import Document
+from engine.config.things import Kind, Library, Thing, assemble, list_things
+from engine.config.yamltree import NOTHING, Document
 from engine.errors import ConfigRefused, Problem
 
 KINDS_OF_THINGS: tuple[Kind, ...] = ("format", "policy", "provider", "model")
@@ -164,20 +164,27 @@ class Loader:
         """The snapshot of a manifest. Raises ConfigRefused with every problem; then nothing has changed."""
         if previous is not None and previous.version == manifest["version"]:
             return previous
+        try:
+            return self._prepare(manifest, previous, run_examples)
+        finally:
+            for document in self._documents.values():
+                document.fold_marks()
+
+    def _prepare(self, manifest: Manifest, previous: Snapshot | None, examples_too: bool) -> Snapshot:
         memo = Memo(self._memo)
         problems = [Problem(**problem) for problem in manifest["problems"]]
         values = Values(self._environ, Path(manifest["folder"]))
         library, gateway_thing = self._gather(manifest, memo, problems)
         gateway = make_gateway_entry(gateway_thing, values, self._overrides)
         problems += gateway.problems
-        entries = self._make_entries(library, values, memo)
-        if gateway.spec is None:
-            absent = Thing("gateway", "", {}, [1, 1, {}], gateway_thing.file, False)
+        if gateway.spec is None:  # the rest is still worth judging
+            absent = Thing("gateway", "", {}, NOTHING, (), gateway_thing.file, False)
             gateway = make_gateway_entry(absent, Values({}, self.folder), {})
         catalog = Catalog(gateway.spec, gateway, self.settings.simulator_url, memo)
+        entries = self._make_entries(library, values, memo)
         catalog.compile(entries)
         problems += library.problems + catalog.problems
-        if run_examples and not problems:
+        if examples_too and not problems:
             problems += _run_all_examples(catalog, entries["provider"], memo)
         if problems:
             raise ConfigRefused(_sort(problems))
@@ -251,20 +258,20 @@ class Loader:
     def _gather(self, manifest: Manifest, memo: Memo, problems: list[Problem]) -> tuple[Library, Thing]:
         """All things of the manifest's files, and gateway.yaml as a thing of its own."""
         library = Library()
-        gateway = Thing("gateway", "", {}, [1, 1, {}], self.settings.config_path.name, False)
+        gateway = Thing("gateway", "", {}, NOTHING, (), self.settings.config_path.name, False)
         for entry in manifest["files"]:
             source = Source(entry["path"], entry["name"], entry["rank"])
             document = self._find_document(entry)
             if source.rank == "gateway":
                 problems += [Problem(source.name, *found) for found in document.problems]
-                gateway = Thing(
-                    "gateway", "", document.tree, document.marks, source.name, False, document.refs
-                )
+                gateway = Thing("gateway", "", document.tree, document, (), source.name, False, document.refs)
                 continue
             key = ("things", entry["sha256"], entry["name"], entry["rank"])
             things, wrong = memo.get(key, partial(list_things, document, source))
             library.add(things)
             problems += wrong
+        in_use = {entry["sha256"] for entry in manifest["files"]}
+        self._documents = {sha256: found for sha256, found in self._documents.items() if sha256 in in_use}
         include = gateway.tree.get("include")
         library.builtin = not isinstance(include, dict) or include.get("builtin") is not False
         return library, gateway
@@ -287,11 +294,15 @@ class Loader:
         for kind in KINDS_OF_THINGS:
             entries[kind] = {}
             for thing in library.in_force(kind):
-                assembled = library.assemble(thing)
-                read = tuple(values.fingerprint(inside) for link in assembled.chain for inside in link.refs)
-                key = ("entry", assembled.chain, read, assembled.problems)
-                entries[kind][thing.name] = memo.get(key, partial(make_entry, assembled, values))
+                chain, problem = library.follow(thing)
+                read = tuple(values.fingerprint(inside) for link in chain for inside in link.refs)
+                make = partial(_make_entry, chain, problem, values)
+                entries[kind][thing.name] = memo.get(("entry", chain, read, problem), make)
         return entries
+
+
+def _make_entry(chain: tuple[Thing, ...], problem: Problem | None, values: Values) -> Entry:
+    return make_entry(assemble(chain, problem), values)
 
 
 def _run_all_examples(catalog: Catalog, entries: Mapping[str, Entry], memo: Memo) -> list[Problem]:

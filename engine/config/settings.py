@@ -63,7 +63,6 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True,
         extra="ignore",
-        populate_by_name=True,
         arbitrary_types_allowed=True,
         env_ignore_empty=True,
     )
@@ -108,7 +107,7 @@ def read_environment() -> Mapping[str, str]:
 def read_settings(**given: Any) -> Settings:
     """The settings, with what a command line gave on top. Raises ConfigRefused; never shows a value."""
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
+        return Settings(**{_variable(name): value for name, value in given.items() if value is not None})
     except ValidationError as error:
         problems = [
             Problem(
@@ -117,6 +116,11 @@ def read_settings(**given: Any) -> Settings:
             for found in error.errors(include_input=False, include_context=False, include_url=False)
         ]
     raise ConfigRefused(problems)
+
+
+def _variable(name: str) -> str:
+    """A setting goes by its variable only: by name, `home` would be found in HOME."""
+    return str(Settings.model_fields[name].validation_alias)
 
 
 def _sentence(message: str) -> str:

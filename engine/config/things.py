@@ -12,7 +12,7 @@ from typing import Any, Literal
 from engine.config.describe import TreePath, suggest
 from engine.config.files import Source
 from engine.config.references import list_references
-from engine.config.yamltree import Document, Marks, find_mark, format_path
+from engine.config.yamltree import Document, format_path
 from engine.errors import Problem
 from engine.wire.templates import merge_trees
 
@@ -28,7 +28,9 @@ class Thing:
     kind: Kind
     name: str
     tree: dict[str, Any]
-    marks: Marks
+    document: Document
+    prefix: TreePath
+    """Where in its document it is."""
     file: str
     shipped: bool
     refs: tuple[str, ...] = ()
@@ -36,10 +38,18 @@ class Thing:
 
     @property
     def place(self) -> str:
-        return f"{self.file}:{self.marks[0]}:{self.marks[1]}"
+        line, column, _ = self.find_mark(())
+        return f"{self.file}:{line}:{column}"
+
+    def find_mark(self, path: TreePath) -> tuple[int, int, int]:
+        """(line, column, how many steps of `path` exist here); the thing itself is where its name is."""
+        if not path and self.kind in _NAMING_KEYS:
+            return *self.document.find_mark((self.kind,))[:2], 0
+        line, column, depth = self.document.find_mark((*self.prefix, *path))
+        return line, column, depth - len(self.prefix)
 
     def problem(self, path: TreePath, message: str) -> Problem:
-        line, column, _ = find_mark(self.marks, path)
+        line, column, _ = self.find_mark(path)
         return Problem(self.file, line, column, format_path(path), message)
 
 
@@ -54,7 +64,7 @@ class Assembled:
     def problem(self, path: TreePath, message: str) -> Problem:
         """A problem at `path`, placed in the file of the chain that says it."""
         for thing in self.chain:
-            line, column, depth = find_mark(thing.marks, path)
+            line, column, depth = thing.find_mark(path)
             if depth == len(path):
                 return Problem(thing.file, line, column, format_path(path), message)
         return self.chain[0].problem(path, message)
@@ -63,35 +73,34 @@ class Assembled:
 def list_things(document: Document, source: Source) -> tuple[list[Thing], list[Problem]]:
     """The things of one file, and what is wrong with the file as a whole."""
     problems = [Problem(source.name, *found) for found in document.problems]
-    tree, shipped = document.tree, source.rank == "shipped"
+    tree = document.tree
     if not tree:
         return [], problems
     for kind in _NAMING_KEYS:
         if kind in tree:
             return _list_one(kind, document, source, problems)
     if "models" in tree:
-        return _list_models(document, source, shipped, problems)
-    line, column = document.marks[0], document.marks[1]
+        return _list_models(document, source, problems)
     message = "this file names nothing; one of the keys provider, models, policy or format is expected"
-    return [], [*problems, Problem(source.name, line, column, "", message)]
+    return [], [*problems, Problem(source.name, 1, 1, "", message)]
 
 
 def _list_one(
     kind: Kind, document: Document, source: Source, problems: list[Problem]
 ) -> tuple[list[Thing], list[Problem]]:
     name = document.tree[kind]
-    thing = Thing(kind, str(name), document.tree, document.marks, source.name, source.rank == "shipped")
+    shipped = source.rank == "shipped"
+    thing = Thing(kind, str(name), document.tree, document, (), source.name, shipped, document.refs)
     if not isinstance(name, str) or not name:
         return [], [*problems, thing.problem((kind,), "a name is expected")]
-    line, column, _ = find_mark(document.marks, (kind,))
-    marks = [line, column, *document.marks[2:]]
-    return [Thing(kind, name, thing.tree, marks, thing.file, thing.shipped, document.refs)], problems
+    return [thing], problems
 
 
 def _list_models(
-    document: Document, source: Source, shipped: bool, problems: list[Problem]
+    document: Document, source: Source, problems: list[Problem]
 ) -> tuple[list[Thing], list[Problem]]:
-    whole = Thing("model", "", document.tree, document.marks, source.name, shipped)
+    shipped = source.rank == "shipped"
+    whole = Thing("model", "", document.tree, document, (), source.name, shipped)
     for key in document.tree:
         if key != "models" and not key.startswith("x-"):
             problems.append(whole.problem((key,), f"unknown key{suggest(key, ['models'])}"))
@@ -103,10 +112,8 @@ def _list_models(
     things = []
     for name, tree in models.items():
         if isinstance(tree, dict):
-            marks = document.marks[2]["models"][2][name]
-            things.append(
-                Thing("model", name, tree, marks, source.name, shipped, _list_own_references(document, tree))
-            )
+            refs = _list_own_references(document, tree)
+            things.append(Thing("model", name, tree, document, ("models", name), source.name, shipped, refs))
         else:
             problems.append(whole.problem(("models", name), "a mapping (key: value) is expected"))
     return things, problems
@@ -114,6 +121,18 @@ def _list_models(
 
 def _list_own_references(document: Document, tree: dict[str, Any]) -> tuple[str, ...]:
     return tuple(sorted(set(list_references(tree)))) if document.refs else ()
+
+
+def assemble(chain: tuple[Thing, ...], problem: Problem | None = None) -> Assembled:
+    """The first thing of a chain over all that it extends."""
+    if problem is not None:
+        return Assembled(chain[0].tree, chain[:1], (problem,))
+    tree = chain[-1].tree
+    for position in reversed(range(len(chain) - 1)):
+        over = chain[position]
+        below = {key: value for key, value in tree.items() if _is_inherited(key, over, chain[position:])}
+        tree = merge_trees(below, over.tree)
+    return Assembled(tree, chain)
 
 
 @dataclass(slots=True)
@@ -152,16 +171,12 @@ class Library:
             or thing.tree.get("simulator") is True
         )
 
-    def assemble(self, thing: Thing) -> Assembled:
-        """The thing over all that it extends."""
+    def follow(self, thing: Thing) -> tuple[tuple[Thing, ...], Problem | None]:
+        """The thing, what it extends, what that extends ..., and what is wrong with that chain."""
+        if "extends" not in thing.tree:
+            return (thing,), None
         chain, problem = self._follow(thing)
-        if problem is not None:
-            return Assembled(thing.tree, (thing,), (problem,))
-        tree = chain[-1].tree
-        for over in reversed(chain[:-1]):
-            below = {key: value for key, value in tree.items() if _is_inherited(key, over, chain)}
-            tree = merge_trees(below, over.tree)
-        return Assembled(tree, tuple(chain))
+        return tuple(chain), problem
 
     def _follow(self, thing: Thing) -> tuple[list[Thing], Problem | None]:
         chain = [thing]
@@ -188,8 +203,8 @@ class Library:
         return self.user.get(key) or self.shipped.get(key)
 
 
-def _is_inherited(key: str, over: Thing, chain: list[Thing]) -> bool:
+def _is_inherited(key: str, over: Thing, chain: tuple[Thing, ...]) -> bool:
     """Aliases belong to a name: only a thing over the shipped one of its own name keeps them."""
     if key == "aliases":
-        return all(link.name == over.name for link in chain[chain.index(over) :])
+        return all(link.name == over.name for link in chain)
     return key not in NOT_INHERITED and key != over.kind

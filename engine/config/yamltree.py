@@ -5,10 +5,10 @@ here, nothing but text, numbers, booleans, null, lists and mappings can come out
 written.
 """
 
+import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -45,16 +45,41 @@ Marks = list[Any]
 """[line, column] of a scalar, [line, column, {key: Marks}] of a mapping, [line, column, [Marks]] of a list."""
 
 
-@dataclass(frozen=True, slots=True)
 class Document:
-    """One parsed file. `refs` are the insides of every `${...}`; `problems` are (line, column, path,
-    message).
+    """One parsed file. `refs` are the insides of every `${...}`; `problems`: (line, column, path, message).
+
+    Positions are kept as JSON text and unfolded when something has to be said about them: they are many small
+    objects, which every garbage collection would walk.
     """
 
-    tree: dict[str, Any]
-    marks: Marks
-    refs: tuple[str, ...] = ()
-    problems: tuple[tuple[int, int, str, str], ...] = ()
+    __slots__ = ("_marks", "marks_json", "problems", "refs", "tree")
+
+    def __init__(
+        self,
+        tree: dict[str, Any],
+        marks_json: str,
+        refs: tuple[str, ...] = (),
+        problems: tuple[tuple[int, int, str, str], ...] = (),
+    ) -> None:
+        self.tree = tree
+        self.marks_json = marks_json
+        self.refs = refs
+        self.problems = problems
+        self._marks: Marks | None = None
+
+    def find_mark(self, path: tuple[str | int, ...]) -> tuple[int, int, int]:
+        """(line, column, how many steps of `path` the file has): of the node, or of its nearest ancestor."""
+        if self._marks is None:
+            self._marks = json.loads(self.marks_json)
+        return find_mark(self._marks or [1, 1], path)
+
+    def fold_marks(self) -> None:
+        """Let the unfolded positions go."""
+        self._marks = None
+
+
+_NO_MARKS = "[1,1,{}]"
+NOTHING = Document({}, _NO_MARKS)
 
 
 class _Refused(Exception):
@@ -69,10 +94,10 @@ def parse_document(content: bytes) -> Document:
     try:
         tree, marks = reader.read(_decode(content))
     except _Refused as refused:
-        return Document(
-            {}, [1, 1, {}], (), (*reader.problems, (refused.line, refused.column, "", refused.message))
-        )
-    return Document(tree, marks, tuple(sorted(reader.refs)), tuple(reader.problems))
+        problems = (*reader.problems, (refused.line, refused.column, "", refused.message))
+        return Document({}, _NO_MARKS, (), problems)
+    marks_json = json.dumps(marks, separators=(",", ":"))
+    return Document(tree, marks_json, tuple(sorted(reader.refs)), tuple(reader.problems))
 
 
 def find_mark(marks: Marks, path: tuple[str | int, ...]) -> tuple[int, int, int]:
