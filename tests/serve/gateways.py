@@ -61,7 +61,7 @@ class RunningGateway:
         ]
         inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
         given = {"GATEWAYZ_HOME": str(home), "PYTHONPATH": str(ROOT), **(environ or {})}
-        self.home = home
+        self.home, self.folder = home, folder
         self.process = subprocess.Popen(
             [*command, *arguments], env=inherited | given, stderr=subprocess.PIPE, text=True, cwd=folder
         )
@@ -101,7 +101,7 @@ class RunningGateway:
     def get(self, path: str = "/", method: str = "GET") -> tuple[int, dict]:
         request = urllib.request.Request(self.url + path, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=10) as response:
+            with urllib.request.urlopen(request, timeout=20) as response:
                 return response.status, json.loads(response.read())
         except urllib.error.HTTPError as error:
             with error:
