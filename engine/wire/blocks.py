@@ -54,6 +54,7 @@ class _Block:
         self.choice = choice
         self.index = self.nth = 0
         self.begun = False
+        """Somebody answers: the start was told."""
         self.values: dict[str, Any] = {}
         self.pieces: dict[str, list[str]] = {}
         self.waiting: list[tuple[str, Any]] = []
@@ -78,7 +79,8 @@ class BlockMachine:
         self._seed = seed
         self._choices: dict[int, _Choice] = {}
         self._started: Started | None = None
-        self._announced = False
+        self.begun = False
+        """Somebody answers: the start was told."""
         self.kept: dict[str, Any] = {}
         self.done = False
         self.failed = False
@@ -117,7 +119,7 @@ class BlockMachine:
     # --- who answers
 
     def _note_start(self, said: Any, events: list[Event]) -> None:
-        if self._announced or not isinstance(said, Mapping):
+        if self.begun or not isinstance(said, Mapping):
             return
         if self._started is None:
             self._started = Started()
@@ -132,7 +134,7 @@ class BlockMachine:
             self._announce(events)
 
     def _announce(self, events: list[Event]) -> None:
-        self._announced = True
+        self.begun = True
         self._started = self._started or Started()
         events.append(self._started)
 
@@ -178,7 +180,7 @@ class BlockMachine:
                 str(fact.get("arguments", "x")).strip()
             )  # more of a call that was whole already
             return None
-        if not self._announced:
+        if not self.begun:
             self._announce(events)
         for other in [k for k, block in choice.open.items() if k is None or _is_whole_call(block)]:
             self._end(choice, other, events)
@@ -260,7 +262,7 @@ class BlockMachine:
         choice = self._choice(number)
         if choice.finished:
             return
-        if not self._announced:
+        if not self.begun:
             self._announce(events)
         for key in list(choice.open):
             self._end(choice, key, events)

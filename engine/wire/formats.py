@@ -15,6 +15,7 @@ from engine.wire.canonical import Event, Failed, UsageReported
 from engine.wire.expressions import TemplateFailed
 from engine.wire.framing import FRAME_WRITERS, SPLITTERS, Splitter
 from engine.wire.look import Look, compile_look
+from engine.wire.loss import find_lost_kinds, find_words
 from engine.wire.paths import Getter, PathRefused, compile_first, compile_path
 from engine.wire.readings import ErrorReader, UsageReader
 from engine.wire.secrets import refuse_secrets
@@ -49,7 +50,7 @@ SECTIONS: Mapping[str, str] = {
     "fragments": "named trees for $use",
     "request": "chat, target -> the request body",
     "reply": "doc -> the plain answer",
-    "stream": "event, error, on -> facts",
+    "stream": "event, error, whole, on -> facts",
     "accepts": "what a client's request must look like",
     "read_request": "body, asked -> the chat",
     "write_reply": "answer, asked -> the plain answer's body",
@@ -96,6 +97,8 @@ class Format:
     """The keys of a chat that its requests can express."""
     understands: frozenset[str]
     """The keys of a client's body that it has words for."""
+    words: frozenset[str]
+    """The words that its request template is made of."""
     _usage: UsageReader
     _errors: ErrorReader
     _templates: Mapping[str, Render]
@@ -111,11 +114,11 @@ class Format:
         return self._render("request", chat, target) or {}
 
     def find_loss(self, chat: Mapping[str, Any]) -> list[str]:
-        """The keys of the chat that this format cannot say, `extra.` before those that had no word."""
+        """What of the chat this format cannot say: keys, kinds of parts and tools, `extra/` keys without a word."""
         lost = [key for key, value in chat.items() if key not in self.reads and value not in (None, [], {})]
         if chat.get("dialect") != self.name:
-            lost += [f"extra.{key}" for key in chat.get("extra") or ()]
-        return sorted(key for key in lost if key not in _NOT_SAID)
+            lost += [f"extra/{key}" for key in chat.get("extra") or ()]
+        return sorted({*lost, *find_lost_kinds(chat, self.words, self.name)} - _NOT_SAID)
 
     def read_reply(self, doc: Any, seed: str = "") -> list[Event]:
         """The events of a plain answer. Never raises for what a provider sends. `seed` makes ids it lacks."""
@@ -224,6 +227,7 @@ class _Compiler:
             look=look,
             reads=frozenset(name for root, name in templates.reads if root == "chat"),
             understands=frozenset(name for root, name in templates.reads if root == "body"),
+            words=find_words(tree.get("request"), templates.fragments),
             _usage=usage,
             _errors=errors,
             _templates=compiled,
@@ -310,7 +314,7 @@ class _Compiler:
 
     def read_plan(self, compiled: Mapping[str, Render], usage: UsageReader, errors: ErrorReader) -> ReadPlan:
         section = self.section("stream")
-        self.check_section("stream", ("event", "error", "on"))
+        self.check_section("stream", ("event", "error", "whole", "on"))
         return ReadPlan(
             rows={
                 name.removeprefix("stream."): row
@@ -323,6 +327,8 @@ class _Compiler:
             kind_of_error=errors.kind_of_error,
             read_counts=usage.read_counts,
             make_usage=usage.make_usage,
+            find_whole=self.path_of("stream", "whole"),
+            read_whole=compiled.get("reply"),
         )
 
     def write_plan(self, compiled: Mapping[str, Render]) -> WritePlan:

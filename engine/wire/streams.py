@@ -48,6 +48,9 @@ class ReadPlan:
     kind_of_error: Callable[[int, ProviderError], str | None]
     read_counts: Callable[[Any], Counts | None]
     make_usage: Callable[[Counts], Usage]
+    find_whole: Getter | None
+    """Where a document that is a plain answer, sent although a stream was asked for, differs from an event."""
+    read_whole: Callable[[Any], Any] | None
 
 
 class StreamReader:
@@ -81,8 +84,9 @@ class StreamReader:
         if self._plan.find_error(doc):
             self._fail(doc, events)
             return events
-        row = self._row_of(doc, name)
-        if row is not None:
+        if not self._machine.begun and self._plan.find_whole is not None and self._plan.find_whole(doc) is not None:
+            self._run_whole(doc, events)
+        elif (row := self._row_of(doc, name)) is not None:
             self._run(row, doc, name, events)
         counts = self._plan.read_counts(doc)
         if counts and not self._machine.failed:
@@ -122,6 +126,13 @@ class StreamReader:
         except (TemplateFailed, TypeError, AttributeError, ValueError):
             machine.damaged += 1  # a document against the grammar of its wire: the rest may still be read
 
+    def _run_whole(self, doc: Any, events: list[Event]) -> None:
+        try:
+            if self._plan.read_whole is not None:
+                take_answer(self._machine, self._plan.read_whole(doc), events)
+        except (TemplateFailed, TypeError, AttributeError, ValueError, KeyError):
+            self._machine.damaged += 1
+
     def _fail(self, doc: Any, events: list[Event]) -> None:
         error = self._plan.read_error(0, doc, "")
         self._machine.fail(error, events, kind=self._plan.kind_of_error(0, error))
@@ -158,8 +169,12 @@ def _choice_of(choices: dict[int, dict[str, Any]], number: int) -> dict[str, Any
 
 def unfold(answer: Mapping[str, Any], seed: str = "") -> list[Event]:
     """The events of a plain answer: what a format's `reply` template yields (choices, or parts and finish)."""
-    machine = BlockMachine(seed)
     events: list[Event] = []
+    take_answer(BlockMachine(seed), answer, events)
+    return events
+
+
+def take_answer(machine: BlockMachine, answer: Mapping[str, Any], events: list[Event]) -> None:
     machine.take({"started": {name: v for name, v in answer.items() if name not in _ANSWER_PARTS}}, events)
     choices = answer.get("choices", [answer])
     if not choices:
@@ -174,7 +189,6 @@ def unfold(answer: Mapping[str, Any], seed: str = "") -> list[Event]:
             )
         finish = {"stop_sequence": choice.get("stop_sequence"), "detail": choice.get("detail")}
         machine.take({"finish": choice.get("finish") or "stop", "choice": number, **finish}, events)
-    return events
 
 
 _ANSWER_PARTS = frozenset(("choices", "parts", "finish", "stop_sequence", "detail", "usage"))
@@ -230,6 +244,7 @@ class StreamWriter:
             "extra": {},
             "parts": [],
             "finish": None,
+            "finishes": [],
             "usage": None,
         }
 
@@ -264,8 +279,10 @@ class StreamWriter:
             )
             state["model"] = self._context.get("model") or event.model
         elif isinstance(event, Finished):
+            finish = finish_fields(event)
+            state["finishes"].append({"choice": event.choice, **finish})
             if event.choice == 0:
-                state["finish"] = finish_fields(event)
+                state["finish"] = finish
         elif isinstance(event, UsageReported):
             state["usage"] = usage_fields(event.usage)
         else:

@@ -138,22 +138,20 @@ class TreeWriter:
     def set_key(self, target: str, key: Any, value: Any, scope: Scope, path: Path) -> bool:
         name = self.write_leaf(key, scope, path) if isinstance(key, str) else repr(str(key))
         result = self.write(value, scope, path)
-        return self.store(result, f"{target}[{name}] = {{}}")
+        return self.store(result, f"{target}[{name}] = ", "")
 
-    def store(self, result: str, statement: str) -> bool:
-        """Run `statement` with the result unless it is nothing. True when it always is something."""
+    def store(self, result: str, before: str, after: str) -> bool:
+        """Say the statement around the result unless it is nothing. True when it always is something."""
         if result == "NULL":
-            self.say(statement.format("None"))
+            self.say(f"{before}None{after}")
         elif _is_constant(result):
-            self.say(statement.format(result))
+            self.say(f"{before}{result}{after}")
         else:
             if not result.isidentifier():
                 found = self.templates.fresh("t")
                 self.say(f"{found} = {result}")
                 result = found
-            self.say(
-                f"if {result} is not None: {statement.format(f'(None if {result} is NULL else {result})')}"
-            )
+            self.say(f"if {result} is not None: {before}(None if {result} is NULL else {result}){after}")
             return False
         return True
 
@@ -176,7 +174,7 @@ class TreeWriter:
         elif directive == "$use":
             self.say(f"put_result({target}, {self.write_use(tree, scope, path)})")
         else:
-            self.store(self.write(tree, scope, path), f"{target}.append({{}})")
+            self.store(self.write(tree, scope, path), f"{target}.append(", ")")
 
     # --- directives
 

@@ -162,6 +162,12 @@ def where_not(value: Any, name: str, *unwanted: Any) -> Any:
     return found or None
 
 
+def lacking(value: Any, *names: str) -> Any:
+    """The items that have none of these keys; nothing when there is no such item."""
+    found = [item for item in value or () if not any(name in item for name in names)]
+    return found or None
+
+
 def replace(value: Any, old: str, new: str) -> Any:
     return value.replace(old, new) if isinstance(value, str) else None
 
@@ -334,6 +340,7 @@ VERBS: Mapping[str, Callable[..., Any]] = {
     "pluck": pluck,
     "where": where,
     "where_not": where_not,
+    "lacking": lacking,
     "replaced": replace,
     "lower": lower,
     "upper": upper,

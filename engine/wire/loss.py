@@ -1,0 +1,47 @@
+"""What a format cannot say of a chat, told from the format's own request template.
+
+A kind of part or tool whose name does not occur in the template (as a case of a `$switch`, in an `of_type(...)`) has no
+place in the dialect. What a template leaves out only for some targets is not seen here.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_WORD = re.compile(r"[a-z_]{3,}")
+
+
+def find_words(tree: Any, fragments: Mapping[str, Any]) -> frozenset[str]:
+    """Every word that a template and the fragments it uses are made of."""
+    words: set[str] = set()
+    used: set[str] = set()
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, Mapping):
+            name = node.get("$use")
+            if isinstance(name, str) and name not in used:
+                used.add(name)
+                waiting.append(fragments.get(name))
+            waiting.extend(value for key, value in node.items() if key != "$use")
+            words.update(key for key in node if isinstance(key, str))
+        elif isinstance(node, list):
+            waiting.extend(node)
+        elif isinstance(node, str) and ("'" in node or '"' in node):
+            words.update(_WORD.findall(node))
+    return frozenset(words)
+
+
+def find_lost_kinds(chat: Mapping[str, Any], words: frozenset[str], issuer: str) -> set[str]:
+    """Pointers (with `*` for indexes) to the kinds of parts and tools that these words cannot name."""
+    lost: set[str] = set()
+    for turn in chat.get("turns") or ():
+        for part in turn.get("parts") or ():
+            kind = part.get("type")
+            if kind not in words or (kind == "native" and part.get("issuer") != issuer):
+                lost.add(f"turns/*/parts/*/{kind}")
+    for tool in chat.get("tools") or ():
+        kind = tool.get("type") or "function"
+        if kind not in words and kind != "function" or (kind == "native" and tool.get("issuer") != issuer):
+            lost.add(f"tools/*/{kind}")
+    return lost

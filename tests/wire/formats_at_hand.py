@@ -1,0 +1,67 @@
+"""The formats that tests use: those that ship, and test formats of other shapes under tests/wire/formats."""
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import orjson
+from ruamel.yaml import YAML
+
+from engine.wire.canonical import Event
+from engine.wire.formats import Format, compile_format
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ROOT / "providers.d" / "_formats"
+OTHERS = Path(__file__).parent / "formats"
+
+# What the templates may ask of a target, all switched on.
+WILLING: Mapping[str, Any] = {
+    "model": "up",
+    "limits": {"output": 1000},
+    "replays_reasoning": True,
+    "replays_signatures": True,
+    "cache_marks": True,
+    "call_signatures": True,
+    "more_sampling": True,
+    "adaptive_thinking": True,
+}
+
+
+def load_tree(name: str) -> Any:
+    path = SHIPPED / f"{name}.yaml"
+    return YAML(typ="safe").load((path if path.exists() else OTHERS / f"{name}.yaml").read_text())
+
+
+@lru_cache
+def load_format(name: str) -> Format:
+    return compile_format(load_tree(name))
+
+
+def read_stream(form: Format, pieces: Iterable[bytes]) -> list[Event]:
+    """The events of a stream's bytes, as the corridor reads them."""
+    splitter, reader = form.new_splitter(), form.new_stream_reader("seed")
+    events: list[Event] = []
+    done = False
+    frames = [frame for piece in pieces for frame in splitter.feed(piece)]
+    for frame in [*frames, *splitter.close()]:
+        if frame.data is None:
+            continue
+        if frame.data == form.done:
+            done = True
+        else:
+            events += reader.feed(orjson.loads(frame.data), frame.event)
+    events += reader.close(done=done)
+    assert reader.damaged == 0
+    return events
+
+
+def write_stream(form: Format, events: Iterable[Event], **asked: Any) -> bytes:
+    writer = form.new_stream_writer({"id": "answer-1", "created": 1700000000, "usage_asked": True, **asked})
+    return b"".join([*(writer.write([event]) for event in events), writer.close()])
+
+
+def split_events(raw: bytes) -> list[Any]:
+    """The documents of an SSE stream, `[DONE]` left out."""
+    lines = [line.removeprefix(b"data: ") for line in raw.split(b"\n") if line.startswith(b"data: ")]
+    return [orjson.loads(line) for line in lines if line != b"[DONE]"]
