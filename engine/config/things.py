@@ -186,11 +186,12 @@ class Library:
                 return chain, here.problem(("extends",), "a name is expected")
             parent = self._find_parent(here, name)
             if parent is None:
-                known = [its_name for kind, its_name in {**self.shipped, **self.user} if kind == here.kind]
+                names = {**self.shipped, **self.user}
+                known = [other for kind, other in names if kind == here.kind and other != here.name]
                 return chain, here.problem(("extends",), f'no {here.kind} "{name}"{suggest(name, known)}')
             if parent in chain:
                 circle = " -> ".join(f"{link.name} ({link.place})" for link in (*chain, parent))
-                return chain, here.problem(("extends",), f"extends itself in a circle: {circle}")
+                return chain, thing.problem(("extends",), f"extends itself in a circle: {circle}")
             chain.append(parent)
         return chain, None
 

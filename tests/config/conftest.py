@@ -1,5 +1,6 @@
 """A folder of configuration files that tests write, and what the real loader makes of it."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,6 +8,7 @@ from textwrap import dedent
 
 import pytest
 
+from engine.config.files import find_library, prebuild
 from engine.config.reload import Loader
 from engine.config.settings import read_settings
 from engine.config.snapshot import Snapshot
@@ -20,6 +22,8 @@ class Folder:
     path: Path
     environ: dict[str, str] = field(default_factory=dict)
     simulator_url: str | None = None
+    parsed: Path | None = None
+    """Shipped files parsed before, so that each test need not."""
 
     def write(self, files: Mapping[str, str]) -> None:
         for name, text in files.items():
@@ -28,7 +32,10 @@ class Folder:
             file.write_text(dedent(text).lstrip("\n"))
 
     def loader(self) -> Loader:
-        (self.path / "home").mkdir(exist_ok=True)
+        if not (self.path / "home").exists():
+            (self.path / "home").mkdir()
+            if self.parsed is not None:
+                shutil.copytree(self.parsed, self.path / "home/cache")
         settings = read_settings(
             config=self.path / "gateway.yaml", home=self.path / "home", simulator_url=self.simulator_url
         )
@@ -49,9 +56,16 @@ class Folder:
         return [str(problem) for problem in refused.value.problems]
 
 
+@pytest.fixture(scope="session")
+def parsed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("parsed")
+    prebuild(find_library(), folder)
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return Folder(tmp_path)
+def folder(tmp_path: Path, parsed: Path) -> Folder:
+    return Folder(tmp_path, parsed=parsed)
 
 
 PROVIDER = """

@@ -1,0 +1,107 @@
+"""A provider file's examples run; one that fails keeps the provider out."""
+
+import pytest
+
+from engine.config.examples import list_differences, show_sent, tell_operation
+from tests.config.conftest import Folder, provider
+
+HI = "messages: [{role: user, content: hi}]"
+
+
+def test_an_example_that_holds_loads(folder: Folder) -> None:
+    more = f"""
+params: {{drop: [logit_bias], rename: {{max_completion_tokens: max_tokens}}, clamp: {{temperature: [0, 2]}}, default: {{top_p: 1}}, force: {{store: false}}}}
+headers: {{X-Team: platform}}
+examples:
+  - given: {{model: m, {HI}, logit_bias: {{}}, max_completion_tokens: 3, temperature: 9, store: true, stream: true}}
+    sends:
+      path: /chat/completions
+      headers: {{x-team: platform}}
+      body: {{model: m, {HI}, max_tokens: 3, temperature: 2, top_p: 1, store: false, stream: true, stream_options: {{include_usage: true}}}}
+  - answers: {{body: {{usage: {{prompt_tokens: 5, completion_tokens: 2, prompt_tokens_details: {{cached_tokens: 3}}}}}}}}
+    reads: {{usage: {{input: 2, cached_input: 3, output: 2}}}}
+  - answers: {{status: 400, body: {{error: {{message: too long, code: context_length_exceeded}}}}}}
+    reads: {{error: {{message: too long, code: context_length_exceeded, type: null}}}}
+"""  # noqa: E501 one body on one line, as in the files
+    assert "alpha" in folder.load({"providers.d/a.yaml": provider(more=more)}).providers
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        (
+            f"given: {{model: m, {HI}, n: 2}}\n    sends: {{body: {{model: m, {HI}, n: 3}}}}",
+            "8:69 examples[0].sends.body.n: is 2",
+        ),
+        (
+            f"given: {{model: m, {HI}}}\n    sends: {{body: {{model: m, {HI}, n: 3}}}}",
+            "examples[0].sends.body.n: is not there",
+        ),
+        (
+            f"given: {{model: m, {HI}, n: 3}}\n    sends: {{body: {{model: m, {HI}}}}}",
+            "examples[0].sends.body.n: is there too: 3",
+        ),
+        (
+            f"given: {{model: m, {HI}}}\n    sends: {{path: /x, body: {{model: m, {HI}}}}}",
+            "sends.path: the path is /chat/completions",
+        ),
+        (
+            f"given: {{model: m, {HI}}}\n    sends: {{headers: {{a: b}}, body: {{model: m, {HI}}}}}",
+            "the header is None",
+        ),
+        ("given: {model: m, input: x}\n    sends: {body: {}}", "the provider does not serve embeddings"),
+        (
+            "answers: {body: {usage: {prompt_tokens: 5}}}\n    reads: {usage: {input: 4}}",
+            "reads.usage.input: is 5",
+        ),
+        (
+            "answers: {status: 400, body: {}}\n    reads: {error: {code: x}}",
+            "reads.error.code: what is read is None",
+        ),
+        ("given: {model: m}", "`given` goes with `sends`"),
+        ("operation: chat", "an example needs `given` and `sends`"),
+    ],
+)
+def test_an_example_that_fails_is_a_problem_at_its_line(example: str, message: str, folder: Folder) -> None:
+    text = provider(more=f"endpoints: {{embeddings: false}}\nexamples:\n  - {example}\n").lstrip()
+    problems = folder.refuse({"providers.d/a.yaml": text})
+    assert problems and all(problem.startswith("providers.d/a.yaml:") for problem in problems)
+    assert any(message in problem for problem in problems), problems
+
+
+def test_what_no_example_touches_is_listed(folder: Folder) -> None:
+    more = f"""
+usage: {{from: [$.usage]}}
+params: {{drop: [user, n], clamp: {{temperature: [0, 2]}}, force: {{store: false}}}}
+examples:
+  - given: {{model: m, {HI}, n: 2}}
+    sends: {{body: {{model: m, {HI}, store: false}}}}
+"""
+    folder.write({"gateway.yaml": "", "providers.d/a.yaml": provider(more=more)})
+    loader = folder.loader()
+    loader.prepare(loader.read(), run_examples=True)
+    assert [problem.path for problem in loader.list_untouched()] == [
+        "params.drop[0]",
+        "params.clamp.temperature",
+        "usage",
+    ]
+
+
+def test_secret_headers_are_masked_in_what_is_shown(folder: Folder) -> None:
+    folder.environ = {"TEAM": "hush"}
+    snapshot = folder.load({"providers.d/a.yaml": provider(more='headers: {x-team: "${TEAM}"}')})
+    sent = show_sent(
+        snapshot.providers["alpha"], snapshot.surfaces["chat"], "chat", {"model": "m", "messages": []}
+    )
+    assert sent.headers == {"x-team": "***"}
+
+
+def test_the_operation_is_told_from_the_body() -> None:
+    assert [tell_operation(body) for body in ({"messages": []}, {"prompt": ""}, {"input": ""}, {})] == [
+        "chat", "completions", "embeddings", "chat",
+    ]  # fmt: skip
+
+
+def test_true_and_one_are_different() -> None:
+    assert list(list_differences({"a": [True]}, {"a": [1]})) == [(("a", 0), "is 1")]
+    assert list(list_differences([1], [1, 2])) == [((), "is [1, 2]")]
