@@ -96,10 +96,12 @@ def test_secret_headers_are_masked_in_what_is_shown(folder: Folder) -> None:
     assert sent.headers == {"x-team": "***"}
 
 
-def test_the_operation_is_told_from_the_body() -> None:
-    assert [tell_operation(body) for body in ({"messages": []}, {"prompt": ""}, {"input": ""}, {})] == [
-        "chat", "completions", "embeddings", "chat",
-    ]  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "operation"),
+    [("messages", "chat"), ("prompt", "completions"), ("input", "embeddings"), ("other", "chat")],
+)
+def test_the_operation_is_told_from_the_body(key: str, operation: str) -> None:
+    assert tell_operation({key: []}) == operation
 
 
 def test_true_and_one_are_different() -> None:

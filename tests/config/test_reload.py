@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -174,7 +175,7 @@ def test_the_watch_notices(change: str, ready: Folder) -> None:
     watch = ConfigWatch(loader)
     assert not watch.changed()
     file = ready.path / "providers.d/a.yaml"
-    {
+    changes: dict[str, Callable[[], object]] = {
         "write": lambda: file.write_text("provider: other\n"),
         "new": lambda: ready.write({"models.d/new.yaml": "models: {}"}),
         "delete": file.unlink,
@@ -182,7 +183,8 @@ def test_the_watch_notices(change: str, ready: Folder) -> None:
         "gateway": lambda: ready.write({"gateway.yaml": "# changed"}),
         "new folder": lambda: ready.write({"policies.d/p.yaml": "policy: p"}),
         "format": lambda: ready.write({"providers.d/_formats/f.yaml": "format: f"}),
-    }[change]()
+    }
+    changes[change]()
     assert watch.changed()
     loader.read()
     assert not watch.changed()
