@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 CACHE_FILE = "keys.cache"
 MOST_KEYS = 10_000
 _LAYOUT = 1
+_N, _KEY_ID = 1, 2
 
 
 class KnownKey(NamedTuple):
@@ -39,9 +40,10 @@ class KeyCacheFile:
         self._ring = ring
 
     def load(self) -> list[KnownKey]:
-        """What the file holds; nothing when there is none, or when it is not as a holder of the ring wrote
-        it.
-        """
+        """What the file holds; nothing unless a holder of the ring wrote it as it is."""
+        return [_read_row(row) for row in self._read_rows()]
+
+    def _read_rows(self) -> list[list[Any]]:
         try:
             seal, _, body = (self._home / CACHE_FILE).read_bytes().partition(b"\n")
         except FileNotFoundError:
@@ -53,25 +55,23 @@ class KeyCacheFile:
             log.warning("keys.cache is not read: its seal is not from this key ring or it was changed")
             return []
         stored = orjson.loads(body)
-        return [_read_row(row) for row in stored["keys"]] if stored["layout"] == _LAYOUT else []
+        return list(stored["keys"]) if stored["layout"] == _LAYOUT else []
 
-    def merge(self, known: Iterable[KnownKey], dropped: Mapping[str, int]) -> None:
-        """Write what is known now, and what other workers wrote, without what was `dropped` (key id -> n)
-        since.
-        """
+    def merge(self, learned: Iterable[KnownKey], dropped: Mapping[str, int]) -> None:
+        """Add what was learned to what the file holds, without what was `dropped` (key id -> n) since."""
         lock = open_private(self._home, self._home / f"{CACHE_FILE}.lock", os.O_RDWR)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            # Rows stay as they are written: with many keys, making callers of them would hold up the loop's thread.
             rows = {
-                key.caller.key_id: key
-                for key in self.load()
-                if key.n >= dropped.get(key.caller.key_id, key.n)
+                row[_KEY_ID]: row
+                for row in self._read_rows()
+                if row[_N] >= dropped.get(row[_KEY_ID], row[_N])
             }
-            for key in known:
+            for key in learned:
                 rows.pop(key.caller.key_id, None)
-                rows[key.caller.key_id] = key
-            kept = list(rows.values())[-MOST_KEYS:]
-            body = orjson.dumps({"layout": _LAYOUT, "keys": [_write_row(key) for key in kept]})
+                rows[key.caller.key_id] = _write_row(key)
+            body = orjson.dumps({"layout": _LAYOUT, "keys": list(rows.values())[-MOST_KEYS:]})
             write_private(self._home, CACHE_FILE, self._ring.seal(body).encode() + b"\n" + body)
         finally:
             os.close(lock)

@@ -10,6 +10,7 @@ import contextlib
 import hmac
 import logging
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ _ANSWER_WITHIN_S = 4.0
 _SAVE_EACH_S = 5.0
 _USE_EACH_S = 15.0
 _USED_AT_ONCE = 1000
-_MOST_DROPPED = 10_000
+_MOST_DROPPED = 20_000
 _PREFIX = 16
 
 _SELECT_KEY = (
@@ -69,7 +70,8 @@ class KeyStore:
         self._seen_n = -1
         self._dropped: dict[str, int] = {}
         self._used: set[str] = set()
-        self._learned = False
+        self._learned: set[bytes] = set()
+        self._scopes: dict[frozenset[str], frozenset[str]] = {}
         self._forgot = False
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -82,7 +84,7 @@ class KeyStore:
         for key in known:
             self._remember(key.hash, key.caller)
         self._seen_n = min((key.n for key in known), default=-1)
-        self._learned = False
+        self._learned.clear()
         with contextlib.suppress(DependencyAway):
             await self._read_changes()
         self._tasks = [asyncio.create_task(self._watch_changes()), asyncio.create_task(self._save_often())]
@@ -173,7 +175,9 @@ class KeyStore:
             name=name,
             last4=last4,
             models=tuple(models) if models is not None else None,
-            scopes=frozenset(scopes),
+            scopes=self._scopes.setdefault(
+                frozenset(scopes), frozenset(scopes)
+            ),  # one set for all keys alike
             expires_at=expires_at,
         )
 
@@ -199,7 +203,7 @@ class KeyStore:
         self._older.pop(hashed[:_PREFIX], None)
         self._newer[hashed[:_PREFIX]] = (hashed, caller)
         self._refused.pop(hashed, None)
-        self._learned = True
+        self._learned.add(hashed[:_PREFIX])
         self._turn_over()
 
     def _promote(self, prefix: bytes) -> _Known | None:
@@ -246,19 +250,19 @@ class KeyStore:
                 del half[prefix]
         for _, hashed in rows:
             self._refused.pop(hashed, None)
-        if len(self._dropped) + len(ids) > _MOST_DROPPED:
-            self._dropped.clear()
+        self._note_dropped(ids, n)
+
+    def _note_dropped(self, ids: Iterable[str], n: int) -> None:
         self._dropped.update(dict.fromkeys(ids, n))
+        for oldest in list(self._dropped)[:-_MOST_DROPPED]:  # left the file long ago
+            del self._dropped[oldest]
         self._forgot = True
 
     def _forget_all(self, n: int) -> None:
-        self._dropped.update(dict.fromkeys((known[1].key_id for known in self._list_known()), n))
+        known = [*self._older.values(), *self._newer.values()]
+        self._note_dropped((caller.key_id for _, caller in known), n)
         for store in (self._newer, self._older, self._refused):
             store.clear()
-        self._forgot = True
-
-    def _list_known(self) -> list[_Known]:
-        return [*self._older.values(), *self._newer.values()]
 
     async def _save_often(self) -> None:
         saved = used = time.monotonic()
@@ -273,13 +277,14 @@ class KeyStore:
                 used = now
 
     async def _save(self) -> None:
-        """Write `keys.cache`, when there is something new. A failure is logged: the file is a comfort."""
+        """Write `keys.cache` when there is something new. A failure is logged: the file is a comfort."""
         if not (self._learned or self._forgot) or self._seen_n < 0:
             return
-        self._learned = self._forgot = False
-        known = [KnownKey(hashed, caller, self._seen_n) for hashed, caller in self._list_known()]
+        prefixes, self._learned, self._forgot = self._learned, set(), False
+        known = [self._newer.get(prefix) or self._older.get(prefix) for prefix in prefixes]
+        learned = [KnownKey(*key, self._seen_n) for key in known if key is not None]
         try:
-            await asyncio.to_thread(self._file.merge, known, dict(self._dropped))
+            await asyncio.to_thread(self._file.merge, learned, dict(self._dropped))
         except OSError as error:
             log.error("keys.cache is not written: %s", error)
 

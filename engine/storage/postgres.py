@@ -4,7 +4,6 @@ No session state is kept between transactions, so that a pooler in transaction m
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -117,9 +116,16 @@ async def count_change(connection: Connection) -> int:
 
 
 async def cancel_tasks(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel background tasks and wait until they are gone."""
-    for task in tasks:
-        task.cancel()
-    for task in tasks:
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+    """Cancel background tasks until they are gone.
+
+    Once is not enough: `asyncio.wait_for` of Python 3.11, which the pool uses, swallows a cancellation that
+    arrives together with its result.
+    """
+    running = set(tasks)
+    while running:
+        for task in running:
+            task.cancel()
+        done, running = await asyncio.wait(running, timeout=0.2)
+        for task in done:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error("a background task had ended: %r", error)

@@ -1,0 +1,45 @@
+"""Call records as the gateway writes them."""
+
+import secrets
+import time
+from typing import Any
+
+
+def begin(**given: Any) -> dict[str, Any]:
+    call_id = given.pop("id", None) or f"call_{secrets.token_hex(12)}"
+    return {
+        "id": call_id,
+        "request_id": f"req_{call_id[5:]}",
+        "started_at": time.time(),
+        "key_id": "key_1",
+        "user_id": "user_1",
+        "surface": "chat",
+        "requested_model": "gpt-4o-mini",
+        "config_revision": "abc",
+        "stream": True,
+        "tags": {"team": "search"},
+    } | given
+
+
+def end(begun: dict[str, Any], **given: Any) -> dict[str, Any]:
+    return (
+        begun
+        | {
+            "model": "gpt-4o-mini",
+            "provider": "openai",
+            "attempts": [
+                {"provider": "openai", "model": "gpt-4o-mini", "outcome": "ok", "ms": 812.4, "mode": "first"}
+            ],
+            "status": "ok",
+            "http_status": 200,
+            "tokens": {"input": 812, "output": 101},
+            "usage_source": "reported",
+            "cost_usd": "0.000182400001",
+            "first_token_ms": 101.5,
+            "total_ms": 812.9,
+            "error": "",
+            "rescued_by": [],
+            "damaged": 0,
+        }
+        | given
+    )

@@ -1,0 +1,114 @@
+"""`gatewayz keys` and `migrate` as processes, on a stopped home, a running one, and two at once."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cryptography.fernet import Fernet
+
+from engine.storage.embedded import EmbeddedDatabase
+from engine.storage.postmaster import list_server_pids
+
+ROOT = Path(__file__).parents[2]
+RUN = """
+import argparse, sys
+from engine.storage.commands import register
+parser = argparse.ArgumentParser(prog="gatewayz")
+register(parser.add_subparsers(required=True))
+args = parser.parse_args()
+sys.exit(args.run(args))
+"""
+
+
+def start(home: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    kept = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, *arguments],
+        cwd=ROOT,
+        env=kept | {"GATEWAYZ_HOME": str(home)} | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(home: Path, *arguments: str, **variables: str) -> tuple[int, str, str]:
+    process = start(home, *arguments, **variables)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def test_keys_are_created_listed_and_revoked_without_a_server(home: Path):
+    code, out, err = run(
+        home, "keys", "create", "--name", "laptop", "--user", "a@b.c", "--models", "gpt-*,sim/*"
+    )
+    assert code == 0, err
+    key = out.splitlines()[-1]
+    assert re.fullmatch(r"gw_live_[\w-]{43}", key)
+
+    code, out, err = run(home, "keys", "list", "--format", "json")
+    (listed,) = [json.loads(line) for line in out.splitlines()]
+    assert (listed["name"], listed["user"], listed["models"]) == ("laptop", "a@b.c", ["gpt-*", "sim/*"])
+    assert listed["last4"] == key[-4:] and key not in out
+
+    assert run(home, "keys", "revoke", listed["id"])[0] == 0
+    code, out, _ = run(home, "keys", "list")
+    assert "revoked" in out and listed["id"] in out
+    code, out, err = run(home, "keys", "revoke", "key_unknown")
+    assert (code, out) == (1, "") and "key_unknown" in err
+    assert list_server_pids(home / "postgres") == []
+
+
+def test_json_is_one_object_with_the_key_once(home: Path):
+    code, out, _ = run(
+        home, "keys", "create", "--name", "x", "--role", "admin", "--environment", "test", "--format", "json"
+    )
+    made = json.loads(out)
+    assert code == 0 and set(made) == {"id", "key", "name", "role", "last4"}
+    assert (
+        made["role"] == "admin" and made["key"].startswith("gw_test_") and made["key"].endswith(made["last4"])
+    )
+
+
+async def test_commands_work_beside_a_running_gateway(home: Path):
+    server = EmbeddedDatabase(home)
+    await server.start()
+    assert run(home, "migrate")[1] == "applied 0001_first.sql\n"
+    assert run(home, "migrate")[1] == "nothing to apply\n"
+    assert run(home, "keys", "create", "--name", "beside")[0] == 0
+    assert server._process is not None and server._process.poll() is None
+    await server.stop()
+
+
+def test_two_at_once_on_a_fresh_home_both_succeed(home: Path):
+    both = [start(home, "keys", "create", "--name", f"n{number}", "--user", "a@b.c") for number in range(3)]
+    for process in both:
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert out.startswith("gw_live_")
+    assert len(run(home, "keys", "list", "--format", "json")[1].splitlines()) == 3
+
+
+@pytest.mark.parametrize("amount", ["-1", "NaN", "much", "1e30"])
+def test_a_credit_that_is_no_amount_is_refused(home: Path, amount: str):
+    code, _, err = run(home, "keys", "create", "--name", "x", f"--credit={amount}")
+    assert code == 2 and "credit" in err
+
+
+def test_a_database_url_is_used_and_needs_a_ring(home: Path, database_url: str):
+    code, _, err = run(home, "keys", "create", "--name", "x", DATABASE_URL=database_url)
+    assert code == 1 and "GATEWAYZ_KEYRING is required" in err
+    ring = Fernet.generate_key().decode()
+    given = {"DATABASE_URL": database_url, "GATEWAYZ_KEYRING": ring}
+    assert run(home, "keys", "create", "--name", "x", "--credit", "12.50", **given)[0] == 0
+    assert json.loads(run(home, "keys", "list", "--format", "json", **given)[1])["name"] == "x"
+    assert not (home / "postgres").exists()
+
+
+def test_a_database_that_is_away_is_one_sentence(home: Path):
+    code, out, err = run(home, "keys", "list", DATABASE_URL="postgresql://u:hidden@127.0.0.1:1/x")
+    assert (code, out) == (1, "") and "hidden" not in err and "Traceback" not in err
