@@ -15,6 +15,7 @@ from engine.wire.look import Look, Seen
 from engine.wire.usage import Usage
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
+_LF, _CRLF = b"\n\n", b"\r\n\r\n"
 
 
 class AnswerReader(Protocol):
@@ -52,7 +53,8 @@ def fail_in_band(format: Format, error: Any, doc: Any = None) -> UpstreamFailure
     status = 0
     if isinstance(error, dict):
         code = error.get("code") or error.get("status") or error.get("http_status")
-        status = int(code) if isinstance(code, int) or (isinstance(code, str) and code.isdigit()) else 0
+        text = str(code) if isinstance(code, int | str) else ""
+        status = int(text) if len(text) == 3 and text.isdecimal() else 0
     status = status if 400 <= status <= 599 else 502
     facts = format.read_error(status, doc if doc is not None else {"error": error}, "")
     kind = format.kind_of_error(status, facts) or str(status)
@@ -68,13 +70,15 @@ class SameWireStream:
     """
 
     __slots__ = (
+        "_blank",
+        "_choices",
         "_done",
+        "_finished",
         "_format",
         "_held",
         "_look",
         "_partial",
         "_passed",
-        "_unfinished",
         "begun",
         "carries",
         "damaged",
@@ -92,9 +96,11 @@ class SameWireStream:
         self._format = format
         self._look = look
         self._done = format.done
-        self._unfinished = set(range(choices))
+        self._choices, self._finished = choices, set[int]()
         self._held: list[bytes] = []
         self._partial = self._passed = b""
+        self._blank: bytes | None = None
+        """What ends an event of this stream; None until that is known."""
         self.first_read = b""
         """The first whole events, from which a rescue takes the stream's id."""
         self.hide_usage = hide_usage
@@ -106,30 +112,69 @@ class SameWireStream:
         self.damaged = 0
 
     def feed(self, data: bytes) -> bytes:
+        if self.begun and not self._partial and not self.settling and self._is_one_text(data):
+            return data
         whole = self._take_whole_events(data)
         if not whole:
             return b""
-        if not self.first_read:
-            self.first_read = whole
+        if not self.begun:
+            self.first_read += whole
         had_begun = self.begun
         try:
             whole = self._look_at(whole)
         except UpstreamFailure as failure:
             if not had_begun:
-                self.begun = False
-                self.texts.clear()
+                self._forget_beginning()
                 raise
             self.failure = failure
             whole = self._passed
         return self._release(whole)
 
+    def close(self) -> bytes:
+        had_begun, out = self.begun, b""
+        if self._partial.strip():
+            self._partial = self._partial.rstrip(b"\r\n")
+            out = self.feed(self._blank or _LF)
+        if self.ended or self.failure is not None:
+            return out
+        if self.settling:
+            self.finish()
+            return out
+        cut = UpstreamFailure("broken_stream", "the provider's stream ended before the answer did")
+        if not had_begun:
+            self._forget_beginning()
+        if not had_begun or not out:
+            raise cut
+        self.failure = cut
+        return out
+
+    def finish(self) -> None:
+        """End the answer ourselves: everything is here but the last mark."""
+        if not self.ended and self._done is not None:
+            self.tail += b"data: " + self._done + (self._blank or _LF)
+        self.ended = True
+
+    def _is_one_text(self, data: bytes) -> bool:
+        """The commonest read by far: exactly one event, and it carries a piece of text."""
+        if data[:6] != b"data: " or data.find(b"\n\n") != len(data) - 2:
+            return False
+        try:
+            text = self._look.plain_text(orjson.loads(data[6:]))
+        except orjson.JSONDecodeError:
+            return False
+        if text is None:
+            return False
+        self.texts.append(text)
+        return True
+
     def _look_at(self, whole: bytes) -> bytes:
         """The events of one read that may go out. On a failure `_passed` holds those before it."""
         plain_text, loads, add_text = self._look.plain_text, orjson.loads, self.texts.append
+        blank = self._blank or _LF
         kept: list[bytes] = []
         start = position = 0
-        for event in whole.split(b"\n\n"):
-            end = position + len(event) + 2
+        for event in whole[: -len(blank)].split(blank):
+            end = position + len(event) + len(blank)
             if event[:6] == b"data: ":
                 try:
                     text = plain_text(loads(event[6:]))
@@ -140,53 +185,49 @@ class SameWireStream:
                     self.begun = True
                     position = end
                     continue
-            if event:
-                try:
-                    passes = self._pass_event(event)
-                except UpstreamFailure:
-                    self._passed = b"".join((*kept, whole[start:position]))
-                    raise
-                if not passes:
-                    kept.append(whole[start:position])
-                    start = end
+            try:
+                passes = self._pass_event(event)
+            except UpstreamFailure:
+                self._passed = b"".join((*kept, whole[start:position]))
+                raise
+            if not passes:
+                kept.append(whole[start:position])
+                start = end
             position = end
         return b"".join((*kept, whole[start:])) if start else whole
 
-    def close(self) -> bytes:
-        out = self.feed(b"\n\n") if self._partial.strip() else b""
-        if not self.ended and self.failure is None:
-            if not self.settling:
-                raise UpstreamFailure("broken_stream", "the provider's stream ended before the answer did")
-            self.finish()
-        return out
-
-    def finish(self) -> None:
-        """End the answer ourselves: everything is here but the last mark."""
-        if not self.ended and self._done is not None:
-            self.tail += b"data: " + self._done + b"\n\n"
-        self.ended = True
+    def _forget_beginning(self) -> None:
+        """Content that never goes out was not said, and the next target may answer from the beginning."""
+        self.begun = self.carries = False
+        self.texts.clear()
 
     def _take_whole_events(self, data: bytes) -> bytes:
-        if b"\r" in data:
-            data = self._unify_line_ends(data)
         if self._partial:
             data = self._partial + data
-        end = data.rfind(b"\n\n") + 2
-        if end == 1:
+        if b"\r" in data or self._blank is _CRLF:
+            data = self._settle_line_ends(data)
+        blank = self._blank or _LF
+        end = data.rfind(blank)
+        if end < 0:
             if len(data) > MAX_EVENT_BYTES:
                 raise UpstreamFailure("broken_stream", "the provider sent an event without an end")
             self._partial = data
             return b""
+        self._blank = blank
+        end += len(blank)
         self._partial = data[end:]
         return data[:end] if self._partial else data
 
-    def _unify_line_ends(self, data: bytes) -> bytes:
-        """CRLF wires become LF: a CR never stands inside JSON, so only the framing changes."""
-        if self._partial.endswith(b"\r"):
-            self._partial, data = self._partial[:-1], b"\r" + data
-        if data.endswith(b"\r"):
-            return data[:-1].replace(b"\r\n", b"\n").replace(b"\r", b"\n") + b"\r"
-        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    def _settle_line_ends(self, data: bytes) -> bytes:
+        """A stream of nothing but CRLF keeps them; in a mixed one all become LF, for no CR stands inside JSON."""
+        ends, waiting = data.count(b"\r\n"), data.endswith(b"\r")
+        pure = data.count(b"\n") == ends == data.count(b"\r") - waiting
+        if pure and self._blank is not _LF:
+            self._blank = _CRLF
+            return data
+        self._blank = _LF
+        unified = data[: len(data) - waiting].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        return unified + b"\r" * waiting
 
     def _pass_event(self, event: bytes) -> bool:
         """Look at an event that is not plain text. True: it may go out with the rest of this read."""
@@ -194,6 +235,8 @@ class SameWireStream:
         if payload is None:
             return not self._keep_end(event)
         if payload == self._done:
+            if not self.begun:
+                raise UpstreamFailure("broken_stream", "the provider's stream ended before the answer began")
             self.ended = True
             self._keep_end(event, always=True)
             return False
@@ -224,13 +267,13 @@ class SameWireStream:
         return not self._keep_end(event)
 
     def _note_finish(self, seen: Seen) -> None:
-        self._unfinished.difference_update(seen.finished)
-        if seen.finished and not self._unfinished:
+        self._finished.update(seen.finished)
+        if seen.finished and len(self._finished) >= self._choices:
             self.begun = self.settling = True
 
     def _keep_end(self, event: bytes, *, always: bool = False) -> bool:
         if self.settling or always:
-            self.tail += event + b"\n\n"
+            self.tail += event + (self._blank or _LF)
             return True
         return False
 

@@ -12,8 +12,10 @@ from typing import Any
 import orjson
 
 from engine.errors import UpstreamFailure
-from engine.wire.answers import SameWireStream, fail_in_band, read_payload
+from engine.wire.answers import SameWireStream, fail_in_band
 from engine.wire.formats import Format
+from engine.wire.frames import Frame, FramingBroke
+from engine.wire.framing import split_all
 from engine.wire.look import Look, Seen, follow
 from engine.wire.usage import Usage
 
@@ -30,11 +32,10 @@ class TextDiffers(UpstreamFailure):
 
 def read_identity(first_read: bytes, look: Look) -> dict[str, Any]:
     """The `id` and `created` of a stream, from its first events."""
-    for event in first_read.split(b"\n\n"):
-        payload = read_payload(event)
-        if payload and payload[:1] == b"{":
+    for frame in split_all("sse", [first_read]):
+        if frame.data and frame.data[:1] == b"{":
             try:
-                doc = orjson.loads(payload)
+                doc = orjson.loads(frame.data)
             except orjson.JSONDecodeError:
                 continue
             return {name: doc[name] for name in (look.id, look.created) if name in doc}
@@ -71,7 +72,7 @@ class RescueStream:
         self._delivered = "".join(begun.texts)
         self._delivered_tokens = count_delivered_tokens(begun.texts)
         self._swallowed = ""
-        self._partial = b""
+        self._splitter = format.new_splitter()
         self._tail_docs: list[dict[str, Any]] = []
         self.first_read: bytes = begun.first_read
         self.texts: list[str] = list(begun.texts)
@@ -83,23 +84,34 @@ class RescueStream:
         self.damaged = 0
 
     def feed(self, data: bytes) -> bytes:
-        pieces = (self._partial + data.replace(b"\r\n", b"\n")).split(b"\n\n")
-        self._partial = pieces.pop()
+        try:
+            return self._take_frames(self._splitter.feed(data))
+        except FramingBroke as broke:
+            self.failure = UpstreamFailure("broken_stream", str(broke))
+            return b""
+
+    def close(self) -> bytes:
+        out = self._take_frames(self._splitter.close())
+        if self.ended or self.failure is not None:
+            return out
+        if self.settling:
+            self.finish()
+        else:
+            self.failure = UpstreamFailure(
+                "broken_stream", "the provider's stream ended before the answer did"
+            )
+        return out
+
+    def _take_frames(self, frames: list[Frame]) -> bytes:
+        """What the client is to get of them; on a failure that is what came before it."""
         out: list[bytes] = []
         try:
-            for event in pieces:
-                out.append(self._take_event(event))
+            for frame in frames:
+                if frame.data is not None:
+                    out.append(self._take_payload(frame.data.strip()))
         except UpstreamFailure as failure:
             self.failure = failure
         return b"".join(out)
-
-    def close(self) -> bytes:
-        out = self.feed(b"\n\n") if self._partial.strip() else b""
-        if not self.ended and self.failure is None:
-            if not self.settling:
-                raise UpstreamFailure("broken_stream", "the provider's stream ended before the answer did")
-            self.finish()
-        return out
 
     def finish(self) -> None:
         """Write the held end, which names who really answered."""
@@ -111,10 +123,7 @@ class RescueStream:
         done = b"data: " + self._format.done + b"\n\n" if self._format.done else b""
         self.tail = b"".join(map(_write_event, self._tail_docs)) + done
 
-    def _take_event(self, event: bytes) -> bytes:
-        payload = read_payload(event)
-        if payload is None:
-            return b""
+    def _take_payload(self, payload: bytes) -> bytes:
         if payload == self._format.done:
             if not self.settling:
                 raise UpstreamFailure("broken_stream", "the provider's stream ended before the answer did")
