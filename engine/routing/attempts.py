@@ -3,7 +3,7 @@
 The reader of the latest attempt that delivered something stays here, because a rescue begins where it stopped.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -170,13 +170,18 @@ class Attempts:
             identity = read_identity(self.reader.first_read, format.look)
             resumption = Resumption(rescue.mode, identity, call.rescued_by, call.usage_asked)
             return RescueStream(format, format.look, self.reader, resumption)
-        choices = call.request.get("n")
         return SameWireStream(
-            format,
-            format.look,
-            hide_usage=not call.usage_asked,
-            choices=choices if isinstance(choices, int) else 1,
+            format, format.look, hide_usage=not call.usage_asked, choices=count_choices(call.request)
         )
+
+
+def count_choices(request: Mapping[str, Any]) -> int:
+    """How many choices a whole answer has: `n` for each prompt. Token ids in a list are one prompt."""
+    wanted, prompts = request.get("n"), request.get("prompt")
+    choices = wanted if isinstance(wanted, int) else 1
+    if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int):
+        choices *= len(prompts)
+    return choices
 
 
 def describe_target(call: Call, target: Target) -> dict[str, Any]:

@@ -313,6 +313,24 @@ def test_a_cut_crlf_stream_goes_on_elsewhere_in_any_line_end(talk: Talk) -> None
             assert len({event["id"] for event in events if isinstance(event, dict)}) == 1
 
 
+def test_a_stream_of_several_choices_is_whole_when_all_have_finished(
+    talk: Talk, client: httpx.Client
+) -> None:
+    def say(index: int, finish: str | None) -> bytes:
+        choice = {"index": index, "delta": {"content": "a"}, "text": "a", "finish_reason": finish}
+        return chunk(None).replace(b'"choices" : []', b'"choices" : ' + json.dumps([choice]).encode())
+
+    parts = [say(0, None), say(1, None), say(0, "stop"), say(1, "stop"), DONE]
+    two_prompts = {"prompt": ["one", "two"], "stream": True, "model": "first/said"}
+    for framing in ("chunked", "close"):
+        for whole in (2, 3, 4):
+            script = Script(b"".join(parts), cut=len(b"".join(parts[:whole])), framing=framing)
+            answer = talk.ask(script, n=2, stream=True)
+            assert (b"error" in answer.content, DONE in answer.content) == (whole < 4, whole == 4)
+            answer = client.post("/v1/completions", json=two_prompts)
+            assert (b"error" in answer.content, DONE in answer.content) == (whole < 4, whole == 4)
+
+
 @pytest.mark.parametrize("framing", [*CUTS, {"framing": "length"}], ids=str)
 def test_a_plain_answer_cut_at_any_byte_is_a_true_error_or_asked_elsewhere(
     talk: Talk, framing: dict[str, Any]
