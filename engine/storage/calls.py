@@ -77,6 +77,8 @@ async def list_calls(
 
 
 def _read_filter(name: str, value: Any) -> tuple[LiteralString, Any]:
+    if "\0" in str(value):
+        raise InvalidRequest(f"{name} holds a NUL character.", param=name)
     if name == "tags":
         return "tags @> %s", Jsonb(dict(value))
     if name not in _EQUAL:
@@ -97,6 +99,7 @@ def _read_time(name: str, text: str) -> datetime:
 
 
 async def _find_place(connection: Connection, call_id: str) -> int:
+    call_id = call_id.replace("\0", "")
     row = await (
         await connection.execute("SELECT seq FROM call_records WHERE id = %s", (call_id,))
     ).fetchone()

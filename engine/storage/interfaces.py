@@ -34,7 +34,7 @@ class KeyLookup(Protocol):
     """Who a key belongs to."""
 
     def find(self, key_text: str) -> "Caller | None":
-        """The caller when this process knows the key already; never waits."""
+        """The caller when this process knows the key already; never waits. Raises KeyRefused once it expired."""
 
     async def fetch(self, key_text: str) -> "Caller":
         """The caller from the database. Raises KeyRefused for an unknown key, DependencyAway when nobody

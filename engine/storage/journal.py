@@ -29,6 +29,7 @@ FOLDER = "journal"
 BEGUN = b'["begun",'
 ENDED = b'["ended",'
 _MOST_KEPT = 50_000
+_sync_data = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 
 
 @dataclass(slots=True)
@@ -196,7 +197,7 @@ class Journal:
     def _sync(self) -> None:
         for file in self.files[-2:]:
             try:
-                os.fdatasync(file.descriptor)
+                _sync_data(file.descriptor)
             except OSError as error:
                 if error.errno == errno.EBADF:  # flushed to the database and removed meanwhile
                     continue

@@ -95,7 +95,7 @@ class KeyStore:
         await self._note_used()
 
     def find(self, key_text: str) -> Caller | None:
-        """The caller when this process knows the key already; never waits."""
+        """The caller when this process knows the key already; never waits. Raises KeyRefused once it expired."""
         if is_key(key_text) is None:
             return None
         message = key_text.encode()
@@ -105,7 +105,7 @@ class KeyStore:
             if known is not None and hmac.compare_digest(known[0], hashed):
                 caller = known[1]
                 if caller.expires_at is not None and caller.expires_at <= time.time():
-                    return None
+                    raise KeyRefused("This API key has expired.")
                 self._used.add(caller.key_id)
                 return caller
         return None
@@ -147,10 +147,12 @@ class KeyStore:
             assert row is not None, "change_counter has one row"
             return row
 
+        deadline = time.monotonic() + _ANSWER_WITHIN_S
         row = await self._database.run(select)
-        while (
-            row[0] < self._seen_n
-        ):  # older than a change that was already acted on: what it says may be undone
+        while row[0] < self._seen_n:  # older than a change that was acted on: what it says may be undone
+            if time.monotonic() > deadline:
+                raise DependencyAway("The key database lags behind.", retry_after_s=2)
+            await asyncio.sleep(0.01)
             row = await self._database.run(select)
         caller = self._read_caller(row, hashes, hashed)
         self._remember(hashed, caller)

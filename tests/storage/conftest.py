@@ -1,7 +1,6 @@
-"""One real embedded server for most tests; each test gets its own database in it."""
+"""One real embedded server for most tests; each test begins with empty tables."""
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -26,16 +25,12 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def database_url(server_url: str) -> Iterator[str]:
-    """A migrated database of the test's own."""
-    name = f"test_{secrets.token_hex(6)}"
+def database_url(server_url: str) -> str:
+    """A migrated database without a row."""
     with psycopg.connect(server_url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY file_copy".encode())
-    url = server_url.replace("/postgres?", f"/{name}?")
-    asyncio.run(migrate_url(url))
-    yield url
-    with psycopg.connect(server_url, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+        connection.execute("TRUNCATE users, api_keys, call_records, journal_positions")
+        connection.execute("UPDATE change_counter SET n = 0")
+    return server_url
 
 
 @pytest.fixture

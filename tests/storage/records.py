@@ -1,8 +1,12 @@
-"""Call records as the gateway writes them."""
+"""Call records as the gateway writes them, and an outage."""
 
+import asyncio
 import secrets
+import signal
 import time
 from typing import Any
+
+from engine.storage.embedded import EmbeddedDatabase
 
 
 def begin(**given: Any) -> dict[str, Any]:
@@ -43,3 +47,11 @@ def end(begun: dict[str, Any], **given: Any) -> dict[str, Any]:
         }
         | given
     )
+
+
+async def shut_down(server: EmbeddedDatabase) -> None:
+    """End the server while others are connected, as an operator's restart does."""
+    assert server._process is not None
+    server._process.send_signal(signal.SIGINT)
+    while server._process.poll() is None:
+        await asyncio.sleep(0.01)

@@ -23,6 +23,7 @@ from engine.storage.keys import KeyStore
 from engine.storage.migrations import migrate_url
 from engine.storage.postgres import Connection, Database
 from engine.storage.secrets import KeyRing, generate_key
+from tests.storage.records import shut_down
 
 
 async def wait_until(condition, within_s: float = 3.0) -> float:
@@ -85,7 +86,8 @@ async def test_an_expired_key_is_refused_when_its_time_comes(
     await connection.execute("UPDATE api_keys SET expires_at = now() + interval '0.3 s'")
     assert await store.fetch(text)
     await asyncio.sleep(0.35)
-    assert store.find(text) is None
+    with pytest.raises(KeyRefused, match="expired"):
+        store.find(text)
     with pytest.raises(KeyRefused, match="expired"):
         await store.fetch(text)
 
@@ -231,7 +233,7 @@ async def test_an_outage_spares_known_keys_and_never_calls_an_unknown_key_wrong(
     await store.fetch(text)
     await store._save()
 
-    await server.stop()
+    await shut_down(server)
     await wait_until(lambda: not database.available)
     assert database.away_since is not None
     born = KeyStore(database, ring, home)
