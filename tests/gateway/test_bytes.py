@@ -152,7 +152,7 @@ STREAMS = {
     "no-space-behind-the-colon": STREAM.replace(b"data: ", b"data:"),
     "crlf": STREAM.replace(b"\n", b"\r\n"),
     "crlf-comments": COMMENTS.replace(b"\n", b"\r\n"),
-    "blank-lines": b"\n\n" + STREAM.replace(b"\n\n", b"\n\n\n\n"),
+    "blank-lines": b"\n\n" + STREAM.removesuffix(DONE).replace(b"\n\n", b"\n\n\n\n") + DONE,
     "more-after-the-finish": OPENING
     + WORDS
     + FINISH
