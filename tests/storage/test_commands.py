@@ -42,7 +42,8 @@ def run(home: Path, *arguments: str, **variables: str) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def test_keys_are_created_listed_and_revoked_without_a_server(home: Path):
+def test_keys_are_created_listed_and_revoked_without_a_server(ready_home: Path):
+    home = ready_home
     code, out, err = run(
         home, "keys", "create", "--name", "laptop", "--user", "a@b.c", "--models", "gpt-*,sim/*"
     )
@@ -74,7 +75,8 @@ def test_json_is_one_object_with_the_key_once(home: Path):
     )
 
 
-async def test_commands_work_beside_a_running_gateway(home: Path):
+async def test_commands_work_beside_a_running_gateway(ready_home: Path):
+    home = ready_home
     server = EmbeddedDatabase(home)
     await server.start()
     assert run(home, "migrate")[1] == "applied 0001_first.sql\n"

@@ -26,8 +26,8 @@ only_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become a
 
 
 @pytest.fixture
-async def server(home: Path):
-    made = EmbeddedDatabase(home)
+async def server(ready_home: Path):
+    made = EmbeddedDatabase(ready_home)
     await made.start()
     yield made
     await made.stop()
@@ -128,7 +128,8 @@ GATEWAY = textwrap.dedent("""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends the child of a killed parent")
-async def test_a_killed_gateway_leaves_no_server_and_the_next_one_starts(home: Path):
+async def test_a_killed_gateway_leaves_no_server_and_the_next_one_starts(ready_home: Path):
+    home = ready_home
     gateway = subprocess.Popen(
         [sys.executable, "-c", GATEWAY, str(home)], stdout=subprocess.PIPE, cwd=ROOT, text=True
     )
@@ -176,7 +177,8 @@ async def test_two_commands_at_once_on_a_stopped_home_both_succeed(home: Path):
     assert list_server_pids(home / "postgres") == []
 
 
-async def test_a_gateway_waits_for_a_command_at_work(home: Path):
+async def test_a_gateway_waits_for_a_command_at_work(ready_home: Path):
+    home = ready_home
     server = EmbeddedDatabase(home)
     async with borrow_embedded(home) as connection:
         await connection.execute("SELECT 1")

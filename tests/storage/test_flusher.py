@@ -206,7 +206,8 @@ def test_a_torn_line_is_counted_and_its_neighbours_are_taken():
     assert pick_ended(chunk) == ([b'{"id":"a"}', b'{"id":"b"}'], 1)
 
 
-async def test_records_wait_while_the_database_is_away_and_arrive_when_it_is_back(home: Path):
+async def test_records_wait_while_the_database_is_away_and_arrive_when_it_is_back(ready_home: Path):
+    home = ready_home
     server = EmbeddedDatabase(home)
     url = await server.start()
     await migrate_url(url)

@@ -215,11 +215,11 @@ async def test_use_is_noted_in_batches(store: KeyStore, connection: Connection, 
 
 
 async def test_an_outage_spares_known_keys_and_never_calls_an_unknown_key_wrong(
-    tmp_path: Path, ring: KeyRing
+    ready_home: Path, ring: KeyRing
 ):
     """Also in a worker born during the outage; a revocation made afterwards is caught up with."""
-    server = EmbeddedDatabase(tmp_path / "home")
-    home = server.home
+    home = ready_home
+    server = EmbeddedDatabase(home)
     url = await server.start()
     await migrate_url(url)
     async with await Connection.connect(url, autocommit=True) as connection:
