@@ -27,6 +27,7 @@ from engine.wire.verbs import derive_id
 
 JOINED = frozenset(("text", "arguments", "data", "transcript"))
 LISTED = frozenset(("citations", "logprobs"))
+_LATE = LISTED | {"signature"}
 _CONTROL = frozenset(
     (
         "kind",
@@ -87,7 +88,8 @@ class BlockMachine:
         self.damaged = 0
 
     def take(self, fact: Mapping[str, Any], events: list[Event]) -> None:
-        """Add the events of one fact to `events`."""
+        """Add the events of one fact to `events`. Raises ValueError for one whose values nobody could join."""
+        _check_types(fact)
         if "started" in fact:
             self._note_start(fact["started"], events)
         if "kind" in fact or "key" in fact:
@@ -191,6 +193,7 @@ class BlockMachine:
         self, fact: Mapping[str, Any], block: _Block, choice: _Choice, events: list[Event]
     ) -> None:
         added: list[tuple[str, Any]] = []
+        signed: list[tuple[str, Any]] = []  # what is signed comes before its signature
         for name, value in fact.items():
             if name in _CONTROL or value is None or value == "" or value == []:
                 continue
@@ -205,8 +208,11 @@ class BlockMachine:
                 added.append((name, value))
             elif block.values.get(name) != value:
                 block.values[name] = value
-                if block.begun:
+                if block.begun and name != "signature":
                     added.append((name, value))
+                elif name == "signature" and block.kind != "tool_call":
+                    signed = [(name, value)]
+        added += signed
         if "whole" in fact:
             block.whole = fact["whole"]
         if block.begun or block.kind != "tool_call" or block.values.get("name"):
@@ -233,7 +239,8 @@ class BlockMachine:
             if not block.values.get("id"):
                 identity = f"{self._seed}/{self._started.id if self._started else ''}/{block.choice}"
                 block.values["id"] = derive_id(identity, "call_", 29, block.index)
-        first = {"type": block.kind, **{name: v for name, v in block.values.items() if name not in LISTED}}
+        late = LISTED if block.kind == "tool_call" else _LATE
+        first = {"type": block.kind, **{name: v for name, v in block.values.items() if name not in late}}
         events.append(BlockStarted(block.choice, block.index, block.nth, block.kind, first))
 
     def _end(self, choice: _Choice, key: Any, events: list[Event]) -> None:
@@ -274,6 +281,15 @@ class BlockMachine:
         if reason == "stop" and choice.called:
             reason = "tool_calls"
         events.append(Finished(number, reason, fact.get("stop_sequence"), detail))
+
+
+def _check_types(fact: Mapping[str, Any]) -> None:
+    """Choices are counted and pieces are joined: a provider that sends anything else there is not understood."""
+    if not isinstance(fact.get("choice") or 0, int):
+        raise ValueError("a choice's number is not a number")
+    for name in JOINED:
+        if name in fact and not isinstance(fact[name] or "", str):
+            raise ValueError(f"{name} is not text")
 
 
 def _says_something(fact: Mapping[str, Any]) -> bool:

@@ -343,6 +343,26 @@ def _put_results_first(turn: dict[str, Any]) -> dict[str, Any]:
     return {**turn, "parts": [*results, *(part for part in parts if part.get("type") != "tool_result")]}
 
 
+def fill_call_ids(turns: Any) -> None:
+    """Give ids to calls of a dialect that has none, and to their results, which answer calls of a name in order.
+
+    An id follows from where the call stands, so that the same conversation has the same ids in its next turn.
+    """
+    open_calls: list[tuple[Any, str]] = []
+    for place, turn in enumerate(turns or ()):
+        for number, part in enumerate(turn.get("parts") or ()):
+            kind = part.get("type")
+            if kind == "tool_call":
+                if not part.get("id"):
+                    part["id"] = f"call_{place}_{number}_{part.get('name')}"[:64]
+                open_calls.append((part.get("name"), part["id"]))
+            elif kind == "tool_result" and not part.get("id"):
+                match = next((call for call in open_calls if call[0] == part.get("name")), None)
+                if match is not None:
+                    open_calls.remove(match)
+                part["id"] = match[1] if match is not None else f"call_{place}_{number}"
+
+
 def find_call_names(turns: Any) -> Any:
     """The turns with each tool result named after the call that it answers."""
     names = {

@@ -1,4 +1,4 @@
-"""The binary event stream of `application/vnd.amazon.eventstream`, read and written.
+"""The binary event stream framing (length-prefixed messages with headers and check sums), read and written.
 
 A message is: total length, header length, CRC of these two; headers; payload; CRC of all before. The name of the
 event comes around its payload, so that templates see `{"contentBlockDelta": {...}}`; an exception comes as

@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.errors import InvalidRequest, ProviderError
 from engine.wire.accepts import compile_accepts
-from engine.wire.canonical import Event, Failed, UsageReported
+from engine.wire.canonical import Event, Failed, UsageReported, fill_call_ids
 from engine.wire.expressions import TemplateFailed
 from engine.wire.framing import FRAME_WRITERS, SPLITTERS, Splitter
 from engine.wire.look import Look, compile_look
@@ -58,6 +58,10 @@ SECTIONS: Mapping[str, str] = {
     "write_error": "error -> the body of an error",
 }
 _NOT_SAID = frozenset(("dialect", "extra", "model", "stream", "stream_usage"))
+_MAPPINGS = (
+    *("siblings", "stream_flag", "ask_usage", "look", "usage", "errors", "tables", "fragments", "accepts"),
+    *("stream", "write_stream"),
+)
 _OPERATIONS = ("chat", "completions", "embeddings")
 _TEMPLATES: Mapping[str, tuple[str, ...]] = {
     "request": ("chat", "target"),
@@ -156,7 +160,8 @@ class Format:
         self._accepts(body)
         try:
             chat = self._render("read_request", body, asked or {}) or {}
-        except TemplateFailed as error:
+            fill_call_ids(chat.get("turns"))
+        except (TemplateFailed, AttributeError, TypeError) as error:
             raise InvalidRequest(f"the request cannot be read as {self.name}: {error}") from error
         chat["dialect"] = self.name
         extra = {key: value for key, value in body.items() if key not in self.understands}
@@ -189,8 +194,9 @@ class Format:
 
 def compile_format(tree: Mapping[str, Any], shared: Mapping[str, Mapping[str, Any]] | None = None) -> Format:
     """Compile a format's tree. `shared` holds fragments that all formats may use. Raises FormatRefused."""
-    compiler = _Compiler(tree, shared or {})
-    return compiler.build()
+    if not isinstance(tree, Mapping):
+        raise FormatRefused([((), "a mapping is expected")])
+    return _Compiler(tree, shared or {}).build()
 
 
 @dataclass(slots=True)
@@ -237,7 +243,8 @@ class _Compiler:
         )
 
     def refuse(self, path: Path, message: str) -> None:
-        self.problems.append((path, message))
+        if (path, message) not in self.problems:
+            self.problems.append((path, message))
 
     def section(self, name: str) -> Mapping[str, Any]:
         found = self.tree.get(name)
@@ -255,16 +262,18 @@ class _Compiler:
                 )
         if not isinstance(self.tree.get("format"), str):
             self.refuse(("format",), "a format needs a name")
-        if self.tree.get("operation") not in _OPERATIONS:
+        for name in _MAPPINGS:
+            self.section(name)
+        if str(self.tree.get("operation")) not in _OPERATIONS:
             self.refuse(("operation",), f"one of {', '.join(_OPERATIONS)} is expected")
-        if self.tree.get("framing", "json") not in SPLITTERS:
+        if str(self.tree.get("framing", "json")) not in SPLITTERS:
             self.refuse(("framing",), f"one of {', '.join(SPLITTERS)} is expected")
         for key in ("path", "stream_path", "content_type", "stream_content_type", "keepalive", "done"):
             if key in self.tree and not isinstance(self.tree[key], str):
                 self.refuse((key,), "a text is expected")
 
     def done(self) -> bytes | None:
-        return self.tree["done"].encode() if self.tree.get("done") else None
+        return str(self.tree["done"]).encode() if self.tree.get("done") else None
 
     def tables(self) -> Mapping[str, Mapping[Any, Any]]:
         tables = self.section("tables")
@@ -346,18 +355,27 @@ class _Compiler:
         if "failed" not in rows and "write_error" in compiled:
             write_error = compiled["write_error"]
             rows["failed"] = lambda failed, state, asked: write_error(_error_facts(failed))
-        kinds = section.get("kinds")
+        kinds = self.kinds(section.get("kinds"))
         done = self.done()
         return WritePlan(
             rows=rows,
-            write_frame=FRAME_WRITERS.get(self.tree.get("framing", "json"), FRAME_WRITERS["json"]),
+            write_frame=FRAME_WRITERS.get(str(self.tree.get("framing", "json")), FRAME_WRITERS["json"]),
             name_of=self.path_of("write_stream", "event"),
             number_key=section.get("number"),
-            kinds={kind: kind for kind in kinds} if isinstance(kinds, list) else kinds,
+            kinds=kinds,
             one_block=bool(section.get("one_block")),
             one_choice=bool(section.get("one_choice")),
             done=None if done is None else b"data: " + done + b"\n\n",
         )
+
+    def kinds(self, raw: Any) -> Mapping[str, str] | None:
+        found = {kind: kind for kind in raw if isinstance(kind, str)} if isinstance(raw, list) else raw
+        if found is not None and not isinstance(found, Mapping):
+            self.refuse(
+                ("write_stream", "kinds"), "a list of kinds, or a mapping of kinds to kinds, is expected"
+            )
+            return None
+        return found
 
     def check_section(self, name: str, known: Sequence[str]) -> None:
         for key in self.section(name):

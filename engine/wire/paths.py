@@ -49,6 +49,8 @@ def compile_rows(text: str) -> RowsGetter:
 
 def compile_first(texts: str | Sequence[str]) -> Getter:
     """A function that reads the first of several paths that has a value."""
+    if not isinstance(texts, str | list | tuple) or not texts:
+        raise PathRefused(f"a JSONPath or a list of them is expected, not {texts!r}")
     getters = tuple(compile_path(text) for text in ([texts] if isinstance(texts, str) else texts))
     if len(getters) == 1:
         return getters[0]
@@ -65,6 +67,8 @@ def compile_first(texts: str | Sequence[str]) -> Getter:
 
 def split_plain_path(text: str) -> tuple[str | int, ...] | None:
     """The keys and indexes of a plain path such as `$.a.b[0]['c d']`; None when it is more than that."""
+    if not isinstance(text, str):
+        raise PathRefused(f"not a JSONPath: {text!r}")
     rest = text.removeprefix("$")
     if rest == text and rest[:1] in (".", "["):
         return None

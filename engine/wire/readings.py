@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from engine.errors import ProviderError
-from engine.wire.paths import Getter, PathRefused, compile_path
+from engine.wire.paths import Getter, PathRefused, compile_path, split_plain_path
 from engine.wire.usage import CLASSES, Usage, split_openai_usage
 
 Path = tuple[str | int, ...]
@@ -22,14 +22,17 @@ class UsageReader:
     def __init__(self, raw: Mapping[str, Any], problems: Problems) -> None:
         self._sources = _compile_paths(raw.get("from", "$.usage"), ("usage", "from"), problems)
         self._counts: list[tuple[str, Getter]] = []
-        for name, paths in (raw.get("counts") or {}).items():
+        self._places: list[tuple[str, Places]] = []
+        for name, paths in _as_mapping(raw.get("counts"), ("usage", "counts"), problems).items():
             if name not in COUNT_NAMES:
                 problems.append(
                     (("usage", "counts", name), f"not a class of tokens ({', '.join(COUNT_NAMES)})")
                 )
+            elif (places := find_places(paths)) is not None:
+                self._places.append((name, places))
             else:
                 self._counts.append((name, _compile_count(paths, ("usage", "counts", name), problems)))
-        self._outside = frozenset(raw.get("outside") or ())
+        self._outside = frozenset(_as_scalars(raw.get("outside"), ("usage", "outside"), problems))
         for name in self._outside - set(CLASSES):
             problems.append((("usage", "outside"), f"{name!r} is not a class of tokens"))
 
@@ -38,7 +41,7 @@ class UsageReader:
         for read in self._sources:
             found = read(doc)
             if isinstance(found, dict):
-                counts = {}
+                counts = read_places(found, self._places)
                 for name, read_count in self._counts:
                     count = read_count(found)
                     if count is not None:
@@ -61,6 +64,37 @@ class UsageReader:
     def read_usage(self, doc: Any) -> Usage | None:
         counts = self.read_counts(doc)
         return None if counts is None else self.make_usage(counts)
+
+
+Places = tuple[tuple[str | None, str], ...]
+"""Where a count may stand, first one first: (key of an inner mapping or None, key)."""
+
+
+def find_places(paths: Any) -> Places | None:
+    """The places that plain paths of one or two keys name; None when a path is anything else."""
+    places = []
+    for path in [paths] if isinstance(paths, str) else paths if isinstance(paths, list) else [None]:
+        steps = split_plain_path(path) if isinstance(path, str) else None
+        if steps is None or not 1 <= len(steps) <= 2 or not all(isinstance(step, str) for step in steps):
+            return None
+        places.append((str(steps[0]) if len(steps) == 2 else None, str(steps[-1])))
+    return tuple(places)
+
+
+def read_places(found: dict[str, Any], wanted: Sequence[tuple[str, Places]]) -> Counts:
+    """The counts that are there. Written flat: this runs for every answer."""
+    counts: Counts = {}
+    for name, places in wanted:
+        for outer, key in places:
+            if outer is None:
+                value = found.get(key)
+            else:
+                inner = found.get(outer)
+                value = inner.get(key) if isinstance(inner, dict) else None
+            if value is not None and (count := _as_count(value)) is not None:
+                counts[name] = count
+                break
+    return counts
 
 
 def _counts_reasoning_apart(counts: Mapping[str, int]) -> bool:
@@ -92,15 +126,21 @@ def _sum(counts: Any) -> int | None:
     return sum(found) if found else None
 
 
+MOST_TOKENS = 10**12
+"""A larger count is no count: nobody is charged for it."""
+
+
 def _as_count(value: Any) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+    if value.__class__ is int and 0 <= value <= MOST_TOKENS:
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST_TOKENS:
         return None
     return int(value)
 
 
 def _compile_paths(paths: Any, where: Path, problems: Problems) -> list[Getter]:
     getters = []
-    for path in [paths] if isinstance(paths, str) else paths or ():
+    for path in _as_list(paths):
         try:
             getters.append(compile_path(path))
         except (PathRefused, TypeError) as error:
@@ -148,7 +188,7 @@ class ErrorReader:
         }
         self._kinds: list[tuple[str, Rule]] = [
             (str(kind), _compile_rule(rule, ("errors", "kinds", kind), problems))
-            for kind, rule in (raw.get("kinds") or {}).items()
+            for kind, rule in _as_mapping(raw.get("kinds"), ("errors", "kinds"), problems).items()
         ]
 
     def read_error(self, status: int, doc: Any, text: str) -> ProviderError:
@@ -170,7 +210,20 @@ class ErrorReader:
 
 
 def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
+    return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
+
+
+def _as_scalars(value: Any, where: Path, problems: Problems) -> list[Any]:
+    found = [item for item in _as_list(value) if isinstance(item, str | int)]
+    if len(found) != len(_as_list(value)):
+        problems.append((where, "a word, a number or a list of them is expected"))
+    return found
+
+
+def _as_mapping(value: Any, where: Path, problems: Problems) -> Mapping[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        problems.append((where, "a mapping is expected"))
+    return value if isinstance(value, Mapping) else {}
 
 
 def _compile_fact(paths: Sequence[str], where: Path, problems: Problems) -> Callable[[Any], str | None]:
@@ -200,9 +253,9 @@ def _compile_rule(raw: Any, where: Path, problems: Problems) -> Rule:
         raw = {}
     for name in set(raw) - {"status", "code", "type", "message"}:
         problems.append(((*where, name), "one of status, code, type, message is expected"))
-    statuses = frozenset(_as_list(raw.get("status")))
-    codes = frozenset(str(code) for code in _as_list(raw.get("code")))
-    types = frozenset(_as_list(raw.get("type")))
+    statuses = frozenset(_as_scalars(raw.get("status"), (*where, "status"), problems))
+    codes = frozenset(str(code) for code in _as_scalars(raw.get("code"), (*where, "code"), problems))
+    types = frozenset(_as_scalars(raw.get("type"), (*where, "type"), problems))
     patterns = _compile_patterns(_as_list(raw.get("message")), (*where, "message"), problems)
     only_status = not (codes or types or patterns)
 

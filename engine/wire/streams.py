@@ -84,7 +84,11 @@ class StreamReader:
         if self._plan.find_error(doc):
             self._fail(doc, events)
             return events
-        if not self._machine.begun and self._plan.find_whole is not None and self._plan.find_whole(doc) is not None:
+        if (
+            not self._machine.begun
+            and self._plan.find_whole is not None
+            and self._plan.find_whole(doc) is not None
+        ):
             self._run_whole(doc, events)
         elif (row := self._row_of(doc, name)) is not None:
             self._run(row, doc, name, events)

@@ -141,56 +141,73 @@ class TemplateSet:
                 changed = changed or names != fragment.names
                 fragment.names = names
 
-    def _free_names(self, tree: Any) -> set[str]:
-        try:
-            return self._collect_names(tree, 0)
-        except ExpressionRefused:
-            return set()  # found again, with its path, when the fragment is compiled
-
-    def _collect_names(self, tree: Any, depth: int) -> set[str]:
+    def _free_names(self, tree: Any, depth: int = 0) -> set[str]:
         if isinstance(tree, str):
-            return (
-                set().union(*(find_names(piece) for piece in parse_leaf(tree))) - {"null"}
-                if "{{" in tree
-                else set()
-            )
+            return _names_of_leaf(tree)
         if isinstance(tree, list) and depth < MAX_DEPTH:
-            return set().union(*(self._collect_names(item, depth + 1) for item in tree))
+            return set().union(*(self._free_names(item, depth + 1) for item in tree))
         if not isinstance(tree, Mapping) or depth >= MAX_DEPTH:
             return set()
-        return self._collect_mapping_names(tree, depth)
+        return self._free_names_of_mapping(tree, depth)
 
-    def _collect_mapping_names(self, tree: Mapping[Any, Any], depth: int) -> set[str]:
-        outside: set[str] = set()
-        bound: set[str] = set()
-        inside: set[str] = set()
+    def _free_names_of_mapping(self, tree: Mapping[Any, Any], depth: int) -> set[str]:
+        """The loop comes before the names of `$let`, and these before everything else, whatever their order."""
+        loop_source, loop_test, bound = _names_of_loop(tree.get("$each"))
+        inside = loop_test
+        lets = tree.get("$let")
+        for name, text in lets.items() if isinstance(lets, Mapping) else ():
+            loop_source |= _names_of(text) - bound
+            bound.add(name)
+        for key in ("$if", "$switch", "$spread"):
+            inside |= _names_of(tree[key]) if key in tree else set()
+        if "$use" in tree:
+            inside |= self._names_of_use(tree)
         for key, value in tree.items():
-            if key in ("$if", "$switch", "$spread"):
-                inside |= find_names(parse_expression(str(value)))
-            elif key == "$each":
-                loop = parse_loop(str(value))
-                outside |= find_names(loop.iter)
-                bound |= find_names(loop.target)
-                inside |= find_names(loop.test) if loop.test is not None else set()
-            elif key == "$let" and isinstance(value, Mapping):
-                for name, text in value.items():
-                    outside |= find_names(parse_expression(str(text))) - bound
-                    bound.add(name)
-            elif key == "$use":
-                inside |= self._collect_use_names(tree, str(value))
-            elif key != "$with":
-                inside |= self._collect_names(value, depth + 1)
-                inside |= self._collect_names(key, depth + 1)
-        return (outside | (inside - bound)) - {"null"}
+            if key not in _EXPRESSIONS:
+                inside |= self._free_names(value, depth + 1) | self._free_names(key, depth + 1)
+        return (loop_source | (inside - bound)) - {"null"}
 
-    def _collect_use_names(self, tree: Mapping[Any, Any], name: str) -> set[str]:
-        given = tree.get("$with") or {}
-        needed = set(self._known[name].names) if name in self._known else set()
-        for text in given.values():
-            needed |= find_names(parse_expression(str(text)))
-        return needed - (
-            set(given) - set().union(*(find_names(parse_expression(str(t))) for t in given.values()))
-        )
+    def _names_of_use(self, tree: Mapping[Any, Any]) -> set[str]:
+        given = tree.get("$with")
+        given = given if isinstance(given, Mapping) else {}
+        fragment = self._known.get(str(tree["$use"]))
+        needed = set(fragment.names if fragment is not None else ()) - set(given)
+        return needed.union(*(_names_of(text) for text in given.values()))
+
+
+_EXPRESSIONS = frozenset(("$each", "$let", "$if", "$switch", "$spread", "$use", "$with"))
+
+
+# A text that does not parse has no names here: it is refused, with its path, when its tree is written.
+
+
+def _names_of_leaf(text: str) -> set[str]:
+    try:
+        return set().union(*(find_names(piece) for piece in parse_leaf(text))) if "{{" in text else set()
+    except ExpressionRefused:
+        return set()
+
+
+def _names_of(text: Any) -> set[str]:
+    try:
+        return find_names(parse_expression(text)) if isinstance(text, str) else set()
+    except ExpressionRefused:
+        return set()
+
+
+def _names_of_loop(text: Any) -> tuple[set[str], set[str], set[str]]:
+    """What a loop goes over, what its condition asks, what it binds."""
+    try:
+        loop = parse_loop(str(text)) if text is not None else None
+    except ExpressionRefused:
+        loop = None
+    if loop is None:
+        return set(), set(), set()
+    return (
+        find_names(loop.iter),
+        find_names(loop.test) if loop.test is not None else set(),
+        find_names(loop.target),
+    )
 
 
 def _guard(render: Render, name: str) -> Render:

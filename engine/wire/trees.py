@@ -300,10 +300,10 @@ class TreeWriter:
         names = self.templates.fragment_names(name)
         if names is None:
             return self.templates.refuse((*path, "$use"), f"no fragment named {name!r}")
-        given = {
-            key: self.expression(text, scope, (*path, "$with", key))
-            for key, text in (tree.get("$with") or {}).items()
-        }
+        bound = tree.get("$with") or {}
+        if not isinstance(bound, Mapping):
+            return self.templates.refuse((*path, "$with"), "a mapping of names to expressions is expected")
+        given = {key: self.expression(text, scope, (*path, "$with", key)) for key, text in bound.items()}
         for needed in names:
             if needed not in given and needed not in scope.names:
                 self.templates.refuse(

@@ -28,7 +28,9 @@ WILLING: Mapping[str, Any] = {
 }
 
 
+@lru_cache
 def load_tree(name: str) -> Any:
+    """The plain tree of a format; shared, so tests lay changes over a copy."""
     path = SHIPPED / f"{name}.yaml"
     return YAML(typ="safe").load((path if path.exists() else OTHERS / f"{name}.yaml").read_text())
 

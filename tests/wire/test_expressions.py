@@ -98,7 +98,8 @@ def test_private_names_of_objects_cannot_be_reached_by_a_computed_key() -> None:
 
 
 @pytest.mark.parametrize(
-    "expression", ["t.key", "t['key']", "'Bearer ' ~ t.key", "t.list[0]", "t.key | dumped", "[t.key]", "t.key or 1"]
+    "expression",
+    ["t.key", "t['key']", "'Bearer ' ~ t.key", "t.list[0]", "t.key | dumped", "[t.key]", "t.key or 1"],
 )
 def test_a_secret_cannot_be_rendered(expression: str) -> None:
     with pytest.raises(TemplateFailed, match="secret"):
@@ -111,7 +112,9 @@ def test_a_secret_in_a_mixed_text_cannot_be_rendered() -> None:
         render(Secret("hush"))
 
 
-@pytest.mark.parametrize("expression", ["'a' * n", "n * 'a'", "'%s' % n", "n - 'a'", "n < 'a'", "t.x | clamped(1, 'a')"])
+@pytest.mark.parametrize(
+    "expression", ["'a' * n", "n * 'a'", "'%s' % n", "n - 'a'", "n < 'a'", "t.x | clamped(1, 'a')"]
+)
 def test_values_that_do_not_fit_fail_clearly(expression: str) -> None:
     with pytest.raises(TemplateFailed):
         evaluate(expression, n=10**9, t={"x": 5})

@@ -15,8 +15,13 @@ from engine.wire.framing import SPLITTERS, split_all, write_sse_frame
 ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
 LINES = st.lists(
     st.one_of(
-        st.builds(lambda text: b"data: " + text.encode(), st.text(st.characters(exclude_characters="\r\n"), max_size=6)),
-        st.sampled_from([b"data:x", b"data", b": comment", b"event: e\xc3\xa9", b"id: 1", b"", b"retry: 5", b"data: {}"]),
+        st.builds(
+            lambda text: b"data: " + text.encode(),
+            st.text(st.characters(exclude_characters="\r\n"), max_size=6),
+        ),
+        st.sampled_from(
+            [b"data:x", b"data", b": comment", b"event: e\xc3\xa9", b"id: 1", b"", b"retry: 5", b"data: {}"]
+        ),
     ),
     max_size=12,
 )
@@ -24,7 +29,9 @@ LINES = st.lists(
 
 @st.composite
 def sse_bytes(draw: st.DrawFn) -> bytes:
-    return b"".join(line + draw(ENDS) for line in draw(LINES)) + draw(st.sampled_from([b"", b"data: tail", b"\r"]))
+    return b"".join(line + draw(ENDS) for line in draw(LINES)) + draw(
+        st.sampled_from([b"", b"data: tail", b"\r"])
+    )
 
 
 @st.composite
@@ -41,7 +48,12 @@ def test_sse_frames_do_not_depend_on_the_cuts(raw: bytes, data: st.DataObject) -
     assert b"".join(frame.raw for frame in whole) == raw
 
 
-@given(st.lists(st.dictionaries(st.text(max_size=4), st.text(max_size=6) | st.integers(-9, 9), max_size=3), max_size=5), st.data())
+@given(
+    st.lists(
+        st.dictionaries(st.text(max_size=4), st.text(max_size=6) | st.integers(-9, 9), max_size=3), max_size=5
+    ),
+    st.data(),
+)
 @pytest.mark.parametrize("framing", ["ndjson", "json_array", "eventstream"])
 def test_documents_come_out_of_every_framing_however_it_is_cut(
     framing: str, docs: list[dict[str, str | int]], data: st.DataObject
@@ -101,9 +113,13 @@ def test_an_sse_frame_is_written_with_its_name() -> None:
 
 
 def test_an_event_stream_presents_exceptions_and_wrapped_chunks() -> None:
-    exception = write_eventstream_frame({"exception": {"type": "throttlingException", "message": "slow down"}}, None)
+    exception = write_eventstream_frame(
+        {"exception": {"type": "throttlingException", "message": "slow down"}}, None
+    )
     inner = {"type": "message_stop"}
-    chunk = write_eventstream_frame({"chunk": {"bytes": base64.b64encode(orjson.dumps(inner)).decode()}}, None)
+    chunk = write_eventstream_frame(
+        {"chunk": {"bytes": base64.b64encode(orjson.dumps(inner)).decode()}}, None
+    )
     frames = split_all("eventstream", [exception + chunk])
     assert orjson.loads(frames[0].data or b"") == {
         "exception": {"type": "throttlingException", "message": "slow down"}

@@ -24,12 +24,20 @@ def test_a_whole_leaf_is_native_and_a_mixed_one_is_text() -> None:
 
 
 def test_nothing_drops_its_key_and_null_is_written() -> None:
-    tree = {"a": "{{ x.no }}", "b": None, "c": "{{ x.no or null }}", "d": ["{{ x.no }}", 1, None], "e": "{{ none }}"}
+    tree = {
+        "a": "{{ x.no }}",
+        "b": None,
+        "c": "{{ x.no or null }}",
+        "d": ["{{ x.no }}", 1, None],
+        "e": "{{ none }}",
+    }
     assert render(tree, x={}) == {"b": None, "c": None, "d": [1, None]}
 
 
 def test_false_zero_and_empty_are_not_nothing() -> None:
-    assert render({"a": "{{ x.f }}", "b": "{{ x.z }}", "c": "{{ x.e }}"}, x={"f": False, "z": 0, "e": ""}) == {
+    assert render(
+        {"a": "{{ x.f }}", "b": "{{ x.z }}", "c": "{{ x.e }}"}, x={"f": False, "z": 0, "e": ""}
+    ) == {
         "a": False,
         "b": 0,
         "c": "",
@@ -37,7 +45,12 @@ def test_false_zero_and_empty_are_not_nothing() -> None:
 
 
 def test_a_mapping_left_without_keys_is_dropped_and_one_written_empty_stays() -> None:
-    tree = {"meta": {"user": "{{ x.user }}"}, "auto": {}, "list": [{"k": "{{ x.no }}"}, {}], "deep": {"er": {"k": "{{ x.no }}"}}}
+    tree = {
+        "meta": {"user": "{{ x.user }}"},
+        "auto": {},
+        "list": [{"k": "{{ x.no }}"}, {}],
+        "deep": {"er": {"k": "{{ x.no }}"}},
+    }
     assert render(tree, x={}) == {"auto": {}, "list": [{}]}
 
 
@@ -61,8 +74,19 @@ def test_what_a_directive_yields_in_a_list_is_spliced() -> None:
         ["a list", "stays"],
     ]
     assert render(tree, {"many": ["m1", "m2"]}, x=[[1, 2], [3]]) == [
-        "first", 1, 2, "|", 3, "|", "then", "list", "case", "m1", "m2", ["a list", "stays"],
-    ]  # fmt: skip
+        "first",
+        1,
+        2,
+        "|",
+        3,
+        "|",
+        "then",
+        "list",
+        "case",
+        "m1",
+        "m2",
+        ["a list", "stays"],
+    ]
 
 
 def test_if_takes_siblings_then_or_else() -> None:
@@ -76,7 +100,14 @@ def test_if_takes_siblings_then_or_else() -> None:
 
 
 def test_switch_takes_the_equal_case_or_the_default() -> None:
-    tree = {"$each": "v in x", "$switch": "v", "text": "a text", 7: "seven", True: "true", "$default": "other"}
+    tree = {
+        "$each": "v in x",
+        "$switch": "v",
+        "text": "a text",
+        7: "seven",
+        True: "true",
+        "$default": "other",
+    }
     assert render(tree, x=["text", 7, True, "?", None]) == ["a text", "seven", "true", "other", "other"]
     assert render({"k": {"$switch": "x", "a": 1}}, x="b") is None
 
@@ -88,7 +119,9 @@ def test_let_names_values_for_its_siblings() -> None:
 
 
 def test_spread_comes_before_its_siblings_and_keys_may_be_expressions() -> None:
-    assert render({"$spread": "x.more", "a": 1, "{{ x.key }}": 2}, x={"more": {"a": 0, "z": 9}, "key": "k"}) == {
+    assert render(
+        {"$spread": "x.more", "a": 1, "{{ x.key }}": 2}, x={"more": {"a": 0, "z": 9}, "key": "k"}
+    ) == {
         "a": 1,
         "z": 9,
         "k": 2,
@@ -162,8 +195,8 @@ def test_a_tree_nested_too_deeply_is_refused() -> None:
 
 
 def test_quotes_and_braces_of_a_tree_cannot_break_out() -> None:
-    tree = {"it's \"quoted\"": "a'b\"c\\d\n{}", "{0}": "{x}", "k": "'''{{ x }}'''"}
-    assert render(tree, x="y") == {"it's \"quoted\"": "a'b\"c\\d\n{}", "{0}": "{x}", "k": "'''y'''"}
+    tree = {'it\'s "quoted"': "a'b\"c\\d\n{}", "{0}": "{x}", "k": "'''{{ x }}'''"}
+    assert render(tree, x="y") == {'it\'s "quoted"': "a'b\"c\\d\n{}", "{0}": "{x}", "k": "'''y'''"}
 
 
 def test_merging_replaces_leaves_and_null_takes_a_key_away() -> None:
