@@ -182,8 +182,8 @@ class WorkerApp:
     def _report_bug(self, call: Call, bug: Exception) -> None:
         self.log.error("call.broke", request_id=call.request_id, error=repr(bug), trace=bug)
 
-    def _report_route_bug(self, path: str, bug: Exception) -> None:
-        self.log.error("route.broke", path=path, error=repr(bug), trace=bug)
+    def _report_route_bug(self, path: str, request_id: str, bug: Exception) -> None:
+        self.log.error("route.broke", path=path, request_id=request_id, error=repr(bug), trace=bug)
 
     def _watch_gauges(self) -> None:
         metrics = self.metrics

@@ -70,6 +70,11 @@ class NotFound(GatewayError):
 class MethodNotAllowed(GatewayError):
     status, type, code = 405, "invalid_request_error", "method_not_allowed"
 
+    def __init__(self, path: str, method: str, allowed: Sequence[str]) -> None:
+        names = ", ".join(sorted(allowed))
+        super().__init__(f"{path} answers {names}, not {method}")
+        self.headers = {"allow": names}
+
 
 class RequestTimedOut(GatewayError):
     status, type, code = 408, "timeout_error", "request_timeout"

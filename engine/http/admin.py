@@ -5,6 +5,7 @@ from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
 from engine.errors import InvalidRequest
+from engine.http.inference import parse_tags
 from engine.http.respond import Send, respond_json
 from engine.policies.identity import Identity
 
@@ -40,12 +41,14 @@ class Administration:
     async def show_calls(self, scope: Any, receive: Any, send: Send) -> None:
         """Call records after the one whose id is `after`, oldest first; `has_more` says whether to go on."""
         await self._identity.identify_admin(scope["headers"])
-        query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
+        query: dict[str, Any] = dict(parse_qsl(scope["query_string"].decode("latin-1")))
+        if "tags" in query:
+            query["tags"] = parse_tags(query["tags"])
         limit = read_limit(query.pop("limit", "100"))
         await respond_json(send, 200, await self._list_calls(query.pop("after", None), limit, query))
 
 
 def read_limit(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= MOST_CALLS:
+    if not (text.isdecimal() and len(text) <= 4 and 1 <= int(text) <= MOST_CALLS):
         raise InvalidRequest(f"limit must be a number from 1 to {MOST_CALLS}", param="limit")
     return int(text)

@@ -5,6 +5,7 @@ end here, in the dialect of the surface.
 """
 
 import difflib
+import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,7 +28,7 @@ class Routes:
     doors: dict[str, Endpoint] = field(default_factory=dict)
     exact: dict[str, dict[str, Endpoint]] = field(default_factory=dict)
     prefixes: dict[str, dict[str, NamedEndpoint]] = field(default_factory=dict)
-    report_bug: Callable[[str, Exception], None] = lambda path, bug: None
+    report_bug: Callable[[str, str, Exception], None] = lambda path, request_id, bug: None
 
     def add(self, method: str, path: str, endpoint: Endpoint) -> None:
         self.exact.setdefault(path, {})[method] = endpoint
@@ -46,18 +47,19 @@ class Routes:
         try:
             await self._find_endpoint(scope["path"], scope["method"])(scope, receive, send)
         except GatewayError as error:
-            await refuse(send, error)
+            await refuse(send, error, make_request_id())
         except Exception as bug:  # noqa: BLE001 - the last border: logged with its trace, answered with a sentence
-            self.report_bug(scope["path"], bug)
-            await refuse(send, GatewayMistake())
+            request_id = make_request_id()
+            self.report_bug(scope["path"], request_id, bug)
+            await refuse(send, GatewayMistake(), request_id)
 
     def _find_endpoint(self, path: str, method: str) -> Endpoint:
         if path in self.doors:
-            raise MethodNotAllowed(f"{path} answers POST, not {method}")
+            raise MethodNotAllowed(path, method, ["POST"])
         methods = self.exact.get(path)
         if methods is not None:
             if method not in methods:
-                raise MethodNotAllowed(f"{path} answers {', '.join(sorted(methods))}, not {method}")
+                raise MethodNotAllowed(path, method, list(methods))
             return methods[method]
         for prefix, named in self.prefixes.items():
             name = path[len(prefix) :]
@@ -74,10 +76,15 @@ async def _call_named(endpoint: NamedEndpoint, name: str, scope: Any, receive: A
     await endpoint(scope, receive, send, name)
 
 
-async def refuse(send: Send, error: GatewayError) -> None:
+async def refuse(send: Send, error: GatewayError, request_id: str) -> None:
     """One error answer outside of the corridor."""
-    body = OPENAI.write_error(error, "")
-    await respond_json(send, error.status, body, error_headers(error))
+    body = OPENAI.write_error(error, request_id)
+    headers = [(b"x-request-id", request_id.encode()), *error_headers(error)]
+    await respond_json(send, error.status, body, headers)
+
+
+def make_request_id() -> str:
+    return f"req_{secrets.token_hex(12)}"
 
 
 async def refuse_scope(scope: Any, receive: Any, send: Send) -> None:

@@ -89,24 +89,29 @@ class Delivery:
             wait_s = self._router.breakers.seconds_until_open(target.name, now)
             self._skipped_until.append(wait_s or rule.open_s)
             return None
-        tries = 1
+        probing, asked = admitted == "probe", set[str]()
+        tries = _NO_MORE if probing else 1
         while True:
-            credential = await self._pick_credential(target)
+            # A probe does not wait: a caller who leaves meanwhile would keep it.
+            credential = await self._pick_credential(target, asked, may_wait=not probing)
             if credential is None:
-                if admitted == "probe":
+                if probing:
                     self._router.breakers.give_back_probe(target.name)
                 return None
+            asked.add(credential.name)
             try:
-                return await self._try_once(target, credential, admitted == "probe")
+                return await self._try_once(target, credential, probing)
             except UpstreamFailure as failure:
+                probing = False
                 self._failures.append((target, failure))
                 if self._has_begun():
                     return await self._rescue(failure, rest)
-                pause_s = self._weigh(target, credential, failure, tries if admitted != "probe" else _NO_MORE)
+                pause_s = self._weigh(target, credential, failure, tries, asked)
             if pause_s is None:
                 return None
             if pause_s:
                 tries += 1
+                asked.clear()
                 await self._router.sleep(pause_s)
 
     def _has_begun(self) -> bool:
@@ -114,18 +119,19 @@ class Delivery:
         return self._call.stream and reader is not None and reader.begun
 
     def _weigh(
-        self, target: Target, credential: Credential, failure: UpstreamFailure, tries: int
+        self, target: Target, credential: Credential, failure: UpstreamFailure, tries: int, asked: set[str]
     ) -> float | None:
         """Seconds until the same target is tried again (0: at once, with its next credential), None to leave it.
 
-        Raises the caller's error for a failure that no other target would answer better.
+        `asked` holds the credentials asked since the last pause: none of them is asked again without one. Raises the
+        caller's error for a failure that no other target would answer better.
         """
         policy, router = self._plan.policy, self._router
         if failure.matches(policy.failover.never):
             raise word_refusal(target, failure) from failure
         pause_s = self._pause_before_retry(failure, tries)
-        router.cool_downs.note_failure(credential, failure, pause_s or 0.0, router.clock())
-        if self._has_other_credential(target, failure):
+        router.cool_downs.note_failure(credential, failure, pause_s, router.clock())
+        if self._has_other_credential(target, failure, asked):
             return 0.0
         if pause_s is None and not failure.matches(policy.failover.on):
             raise word_refusal(target, failure) from failure
@@ -156,16 +162,17 @@ class Delivery:
             return "first"
         return "retry" if self._failures[-1][0] is target else "failover"
 
-    async def _pick_credential(self, target: Target) -> Credential | None:
+    async def _pick_credential(self, target: Target, asked: set[str], *, may_wait: bool) -> Credential | None:
         """A credential of the target, waiting for one that is cool again soon enough."""
         router, auth = self._router, target.provider.auth
-        credential = router.cool_downs.pick(auth, target.model, router.clock(), router.chance)
+        credential = router.cool_downs.pick(auth, target.model, router.clock(), router.chance, asked)
         if credential is not None:
             return credential
         wait_s = router.cool_downs.seconds_until_usable(auth, target.model, router.clock())
         if wait_s is None:
             return None
-        if wait_s > self._plan.policy.retry.honour_retry_after_s or self._has_idle_neighbour(target):
+        longest_s = self._plan.policy.retry.honour_retry_after_s if may_wait else 0.0
+        if wait_s > longest_s or self._has_idle_neighbour(target):
             self._skipped_until.append(wait_s)
             return None
         await router.sleep(wait_s)
@@ -183,11 +190,11 @@ class Delivery:
             for other in self._plan.targets
         )
 
-    def _has_other_credential(self, target: Target, failure: UpstreamFailure) -> bool:
-        if failure.kind not in COOLING_KINDS or len(target.provider.auth.credentials) == 1:
+    def _has_other_credential(self, target: Target, failure: UpstreamFailure, asked: set[str]) -> bool:
+        auth, router = target.provider.auth, self._router
+        if failure.kind not in COOLING_KINDS or len(auth.credentials) == 1:
             return False
-        router = self._router
-        return router.cool_downs.seconds_until_usable(target.provider.auth, target.model, router.clock()) == 0
+        return router.cool_downs.pick(auth, target.model, router.clock(), router.chance, asked) is not None
 
     def _pause_before_retry(self, failure: UpstreamFailure, tries: int) -> float | None:
         """Seconds to wait before the same target is asked again; None: it is not asked again."""
@@ -251,7 +258,7 @@ class Delivery:
             self._failures.append((target, failure))
             if failure.matches(self._plan.policy.breaker.counts):
                 router.breakers.note_failure(target.name, self._plan.policy.breaker, router.clock())
-            router.cool_downs.note_failure(credential, failure, 0.0, router.clock())
+            router.cool_downs.note_failure(credential, failure, None, router.clock())
             return None
         router.breakers.note_success(target.name, self._plan.policy.breaker, router.clock())
         return reader

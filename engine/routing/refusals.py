@@ -43,6 +43,10 @@ def word_refusal(target: Target, failure: UpstreamFailure) -> GatewayError:
         )
         refused.retry_after_s = failure.retry_after_s or 1.0
         return refused
+    if failure.kind == "404":
+        code = facts.code if facts and facts.code else "model_not_found"
+        words = f"{name} does not know this: {failure.message}"
+        return UpstreamRefused(words, status=404, type="not_found_error", code=code, param="model")
     if failure.kind in ("401", "403", "402"):
         return UpstreamBroke(f"{name} refused the gateway's credential", code="provider_authentication_error")
     if failure.kind in ("503", "529"):

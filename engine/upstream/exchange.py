@@ -4,6 +4,7 @@ A refused or broken exchange is an `UpstreamFailure` whose kind policies can nam
 still to be read. The constant part of a request head is kept for each provider, credential and path.
 """
 
+import math
 from base64 import b64encode
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -15,14 +16,17 @@ import orjson
 
 from engine.call import Call
 from engine.config.snapshot import Credential, Endpoint, Provider, Target, Timeouts
-from engine.errors import UpstreamFailure
+from engine.errors import InvalidRequest, UpstreamFailure
 from engine.secret import Secret
 from engine.upstream.pools import Upstreams
 from engine.upstream.reply import Origin, Reply, write_head
-from engine.wire.splice import edit_members
+from engine.wire.splice import edit_members, may_name_twice
 
 MAX_ERROR_BYTES = 64 * 1024
 MAX_HEADS = 5_000
+SHORTEST_SECRET = 6
+LONGEST_RETRY_AFTER_S = 3600.0
+"""No provider can put itself out of use for longer with one header."""
 CALLER_KINDS = {400: "invalid_request", 413: "invalid_request", 422: "invalid_request"}
 
 
@@ -39,13 +43,16 @@ def render_body(
     """The body to send on the caller's own wire: the client's bytes with only the declared changes."""
     provider, request = target.provider, call.request
     edits: dict[str, Any] = provider.params.edits(request)
-    if call.requested_model != target.model:
+    if call.requested_model != target.model or may_name_twice(call.body, b"model"):
         edits["model"] = target.model
     if call.stream and not call.usage_asked and provider.stream_usage == "ask":
         edits |= ask_for_usage(request, endpoint.format.usage_request)
     if continuation is not None:
         edits |= _prefill(request, provider, continuation)
-    return edit_members(call.body, request, edits)
+    try:
+        return edit_members(call.body, request, edits)
+    except orjson.JSONEncodeError as error:
+        raise InvalidRequest(f"the request cannot be written for {provider.name}: {error}") from error
 
 
 def ask_for_usage(request: Mapping[str, Any], asking: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,7 +105,7 @@ class Exchange:
         if 200 <= reply.status < 300:
             return reply
         try:
-            raise await read_refusal(reply, endpoint, target)
+            raise await read_refusal(reply, endpoint, target, credential)
         finally:
             reply.close()
 
@@ -148,13 +155,16 @@ def render_headers(provider: Provider, credential: Credential) -> dict[str, str]
     return headers
 
 
-async def read_refusal(reply: Reply, endpoint: Endpoint, target: Target) -> UpstreamFailure:
+async def read_refusal(
+    reply: Reply, endpoint: Endpoint, target: Target, credential: Credential
+) -> UpstreamFailure:
     """What an error status means, with the provider's own words."""
     status = reply.status
     try:
         body = await reply.read_all(MAX_ERROR_BYTES)
     except UpstreamFailure:
         body = b""  # the status says enough; what follows it is broken, late or far too long
+    body = hide_secrets(body, target.provider, credential)
     text = body.decode("utf-8", "replace")
     try:
         doc = orjson.loads(body)
@@ -167,11 +177,20 @@ async def read_refusal(reply: Reply, endpoint: Endpoint, target: Target) -> Upst
     return UpstreamFailure(kind, message, status=status, retry_after_s=retry_after_s, error=facts)
 
 
+def hide_secrets(body: bytes, provider: Provider, credential: Credential) -> bytes:
+    """An error body without the secrets that were sent: some providers quote a refused key."""
+    sent = [credential.secret, *(value for value in provider.headers.values() if isinstance(value, Secret))]
+    for secret in sent:
+        text = secret.reveal().encode()
+        if len(text) >= SHORTEST_SECRET:
+            body = body.replace(text, b"***")
+    return body
+
+
 def read_retry_after(seconds: bytes | None, milliseconds: bytes | None = None) -> float | None:
     """Seconds to wait. A date is not honoured: clocks differ, and all providers we know send seconds."""
     try:
-        if milliseconds is not None:
-            return max(float(milliseconds) / 1000, 0.0)
-        return max(float(seconds), 0.0) if seconds is not None else None
+        wait_s = float(milliseconds) / 1000 if milliseconds is not None else float(seconds or b"nan")
     except ValueError:
         return None
+    return None if math.isnan(wait_s) else min(max(wait_s, 0.0), LONGEST_RETRY_AFTER_S)

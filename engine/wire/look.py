@@ -69,8 +69,9 @@ class Look:
         if any(follow(choice, path) for path in self.thoughts):
             seen.thought = True
         reason = choice.get(self.finish)
-        if reason:
-            seen.finished.append(choice.get("index", position))
+        if reason and isinstance(reason, str):
+            index = choice.get("index")
+            seen.finished.append(index if isinstance(index, int) else position)
             if reason in self.error_finish and seen.error is None:
                 seen.error = choice.get(self.error) or {
                     "message": f"the provider ended the answer with {reason}"
@@ -141,9 +142,9 @@ def _compile_plain_text(
                 return None
         except (KeyError, TypeError, ValueError):
             return None
-        if found and choice.get(finish) is None and doc.get(usage) is None and error not in doc:
-            return found  # type: ignore[no-any-return]
-        return None
+        if not found or found.__class__ is not str:
+            return None
+        return found if choice.get(finish) is None and doc.get(usage) is None and error not in doc else None
 
     def flat(doc: Doc) -> str | None:
         try:
@@ -151,9 +152,9 @@ def _compile_plain_text(
             found = choice[inner]
         except (KeyError, TypeError, ValueError):
             return None
-        if found and choice.get(finish) is None and doc.get(usage) is None and error not in doc:
-            return found  # type: ignore[no-any-return]
-        return None
+        if not found or found.__class__ is not str:
+            return None
+        return found if choice.get(finish) is None and doc.get(usage) is None and error not in doc else None
 
     outer, inner = text[0], text[-1]
     return flat if len(text) == 1 else nested

@@ -12,6 +12,7 @@ from engine.call import Call
 from engine.errors import InvalidRequest
 
 Check = Callable[[Any], bool]
+LONGEST_MODEL = 512
 
 
 def read_request(call: Call) -> None:
@@ -20,6 +21,8 @@ def read_request(call: Call) -> None:
     model = request.get("model")
     if not isinstance(model, str) or not model:
         raise _missing("model", "a string that names the model")
+    if len(model) > LONGEST_MODEL:
+        raise InvalidRequest(f"'model' is longer than {LONGEST_MODEL} characters", param="model")
     for name, (fits, wanted) in _OPTIONAL.items():
         if name in request and request[name] is not None and not fits(request[name]):
             raise InvalidRequest(f"{name!r} must be {wanted}", code="invalid_type", param=name)

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from engine.call import Call
-from engine.errors import UpstreamFailure
+from engine.errors import InvalidRequest, UpstreamFailure
 from engine.wire.answers import fail_in_band, find_error
 from engine.wire.canonical import BlockAdded, BlockStarted, Event, Failed, Finished, UsageReported
 from engine.wire.formats import Format
@@ -38,7 +38,10 @@ class Translation:
     def render(self, edits: Mapping[str, Any]) -> bytes:
         """The request body with the provider's declared fixes."""
         body = {name: value for name, value in {**self.body, **edits}.items() if value is not DROPPED}
-        return orjson.dumps(body)
+        try:
+            return orjson.dumps(body)
+        except orjson.JSONEncodeError as error:
+            raise InvalidRequest(f"the request cannot be written as {self._format.name}: {error}") from error
 
     def reader(self, media_type: bytes) -> "TranslatedStream | TranslatedAnswer":
         if self.stream and not media_type.startswith(b"application/json"):
@@ -100,7 +103,7 @@ class _Translated:
 class TranslatedStream(_Translated):
     """Events are written for the client as they come; what ends the answer is kept for the settlement."""
 
-    __slots__ = ("_done_seen", "_end", "_held", "_reader", "_splitter", "_writer")
+    __slots__ = ("_done_seen", "_end", "_held", "_reader", "_splitter", "_torn", "_writer")
 
     def __init__(self, surface: Format, format: Format, asked: Mapping[str, Any]) -> None:
         super().__init__(surface, format, asked)
@@ -110,6 +113,8 @@ class TranslatedStream(_Translated):
         self._held: list[Event] = []
         self._end: list[Event] = []
         self._done_seen = False
+        self._torn = 0
+        """Frames that are not JSON."""
 
     def feed(self, data: bytes) -> bytes:
         try:
@@ -119,7 +124,7 @@ class TranslatedStream(_Translated):
         events: list[Event] = []
         for frame in frames:
             events += self._read_frame(frame.data, frame.event)
-        self.damaged = self._reader.damaged
+        self.damaged = self._torn + self._reader.damaged
         return self._take(events)
 
     def close(self) -> bytes:
@@ -151,7 +156,7 @@ class TranslatedStream(_Translated):
         try:
             return self._reader.feed(orjson.loads(data), name)
         except orjson.JSONDecodeError:
-            self.damaged += 1
+            self._torn += 1
             return []
 
     def _take(self, events: list[Event]) -> bytes:
