@@ -1,0 +1,121 @@
+"""Named verbs: data URLs, ids, schemas, turns for dialects that want them otherwise."""
+
+from typing import Any
+
+import pytest
+
+from engine.wire import verbs
+from engine.wire.canonical import fill_call_ids, find_call_names, join_for_two_roles, take_opening
+from engine.wire.schemas import inline_references, prune_schema
+
+
+@pytest.mark.parametrize(
+    ("url", "media_type", "data"),
+    [
+        ("data:image/png;base64,QUJD", "image/png", "QUJD"),
+        ("data:text/plain;charset=utf-8;base64,QUJD", "text/plain", "QUJD"),
+        ("data:text/plain,ABC", "text/plain", "QUJD"),
+        ("data:;base64,QUJD", None, "QUJD"),
+        ("https://x/1.png", None, None),
+        (None, None, None),
+    ],
+)
+def test_a_data_url_has_a_media_type_and_data(url: Any, media_type: str | None, data: str | None) -> None:
+    assert (verbs.media_type_of(url), verbs.data_of(url)) == (media_type, data)
+
+
+def test_an_id_that_fits_is_kept_and_another_is_always_derived_alike() -> None:
+    assert verbs.fit_id("call_1") == "call_1"
+    fitted = verbs.fit_id("call:1/ü", 20)
+    assert fitted == verbs.fit_id("call:1/ü", 20) != verbs.fit_id("call:2/ü", 20)
+    assert fitted.startswith("call_") and len(fitted) == 20 and fitted.replace("_", "a").isalnum()
+    assert len(verbs.fit_id("x" * 100, 9, "", "a-zA-Z0-9")) == 9
+
+
+def test_pruning_takes_keywords_and_leaves_properties_of_that_name() -> None:
+    schema = {
+        "$schema": "x",
+        "type": "object",
+        "properties": {
+            "$schema": {"type": "string", "default": 1},
+            "list": {"items": {"default": 2, "type": "null"}},
+        },
+        "anyOf": [{"default": 3}],
+        "enum": ["default"],
+    }
+    assert prune_schema(schema, "$schema", "default") == {
+        "type": "object",
+        "properties": {"$schema": {"type": "string"}, "list": {"items": {"type": "null"}}},
+        "anyOf": [{}],
+        "enum": ["default"],
+    }
+    assert "$schema" in schema
+
+
+def test_references_are_inlined_and_one_to_itself_ends() -> None:
+    schema = {
+        "properties": {"a": {"$ref": "#/$defs/A", "description": "d"}, "node": {"$ref": "#/$defs/Node"}},
+        "$defs": {
+            "A": {"type": "string"},
+            "Node": {"type": "object", "properties": {"next": {"$ref": "#/$defs/Node"}}},
+        },
+    }
+    assert inline_references(schema) == {
+        "properties": {
+            "a": {"type": "string", "description": "d"},
+            "node": {"type": "object", "properties": {"next": {"type": "object"}}},
+        }
+    }
+
+
+def text(role: str, *texts: str) -> dict[str, Any]:
+    return {"role": role, "parts": [{"type": "text", "text": text} for text in texts]}
+
+
+def test_two_roles_join_neighbours_and_put_results_first() -> None:
+    result = {"type": "tool_result", "id": "a", "parts": []}
+    turns = [
+        text("system", "s"),
+        text("user", "u"),
+        text("assistant", "x"),
+        text("system", "late"),
+        text("user", "v"),
+    ]
+    turns += [{"role": "tool", "parts": [result]}, {"role": "assistant", "parts": []}]
+    assert [part["text"] for part in take_opening(turns)] == ["s"]
+    assert join_for_two_roles(turns) == [
+        text("user", "u"),
+        text("assistant", "x"),
+        {"role": "user", "parts": [result, *text("user", "late", "v")["parts"]]},
+    ]
+    assert take_opening([text("user", "u")]) is None and join_for_two_roles(None) == []
+
+
+def test_calls_without_ids_get_some_and_results_answer_them_in_order() -> None:
+    def call(name: str) -> dict[str, Any]:
+        return {"type": "tool_call", "name": name}
+
+    def result(name: str) -> dict[str, Any]:
+        return {"type": "tool_result", "name": name}
+
+    turns: list[dict[str, Any]] = [{"role": "assistant", "parts": [call("f"), call("f"), call("g")]},
+             {"role": "tool", "parts": [result("g"), result("f"), result("f"), result("h")]}]  # fmt: skip
+    fill_call_ids(turns)
+    calls, results = ([part["id"] for part in turn["parts"]] for turn in turns)
+    assert len(set(calls)) == 3 and results[:3] == [calls[2], calls[0], calls[1]] and results[3] not in calls
+
+
+def test_results_are_named_after_their_calls() -> None:
+    turns: list[dict[str, Any]] = [
+        {"role": "assistant", "parts": [{"type": "tool_call", "id": "a", "name": "f"}]},
+        {"role": "tool", "parts": [{"type": "tool_result", "id": "a", "parts": []}]},
+    ]
+    assert find_call_names(turns)[1]["parts"][0]["name"] == "f"
+    assert "name" not in turns[1]["parts"][0]
+
+
+@pytest.mark.parametrize("verb", sorted(set(verbs.VERBS) - {"mapped", "banded", "renamed", "clamped"}))
+def test_every_verb_takes_nothing(verb: str) -> None:
+    arguments = {"replaced": ("a", "b"), "default": (None,), "gather": ("x",), "pluck": ("x",), "where": ("x",),
+                 "where_not": ("x",), "split": (",",)}  # fmt: skip
+    verbs.VERBS[verb](None, *arguments.get(verb, ()))
