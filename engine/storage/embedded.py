@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import signal
+import stat
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator
@@ -110,6 +111,7 @@ class EmbeddedDatabase:
                 if process.poll() is None:
                     process.send_signal(number)
                     await _wait_exit(process, within_s)
+            _unlink_brief(self.data)
         self._lock.release()
 
     async def watch(self) -> None:
@@ -248,27 +250,47 @@ async def connect_now(url: str) -> psycopg.AsyncConnection[Any] | None:
 
 
 def locate_server(home: Path) -> str:
-    """The URL of the home's server. A path too long for a socket is reached through a link in the temporary
-    folder.
-    """
+    """The URL of the home's server. A path too long for a socket gets a link in the temporary folder."""
     data = home / "postgres"
-    if len(os.fsencode(data)) > _LONGEST_SOCKET_FOLDER:
+    if _is_too_long(data):
         data = _link_briefly(data)
     return f"postgresql://{DATABASE_USER}@/postgres?host={quote(str(data), safe='')}&port=5432"
 
 
-def _link_briefly(data: Path) -> Path:
+def _is_too_long(data: Path) -> bool:
+    return len(os.fsencode(data)) > _LONGEST_SOCKET_FOLDER
+
+
+def _name_short_folder(data: Path) -> Path:
     mark = hashlib.sha256(os.fsencode(data)).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"gatewayz-{os.geteuid()}-{mark}"
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    found = folder.lstat()
-    if found.st_uid != os.geteuid() or not folder.is_dir() or folder.is_symlink() or found.st_mode & 0o077:
-        raise StorageRefused(f"{folder} was not made by this user: remove it")
+    return Path(tempfile.gettempdir()) / f"gatewayz-{os.geteuid()}-{mark}"
+
+
+def _link_briefly(data: Path) -> Path:
+    folder = _name_short_folder(data)
     link = folder / "db"
-    with contextlib.suppress(FileExistsError):
-        link.symlink_to(data)
-    return link
+    for _ in range(10):  # a server that stops at this moment takes the link away
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        try:
+            found = folder.lstat()
+            if found.st_uid != os.geteuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077:
+                break
+            link.symlink_to(data)
+        except FileNotFoundError:
+            continue
+        except FileExistsError:
+            pass
+        return link
+    raise StorageRefused(f"{folder} was not made by this user: remove it")
+
+
+def _unlink_brief(data: Path) -> None:
+    if _is_too_long(data):
+        folder = _name_short_folder(data)
+        with contextlib.suppress(OSError):
+            (folder / "db").unlink()
+            folder.rmdir()
 
 
 async def _wait_exit(process: subprocess.Popen[bytes], within_s: float) -> None:

@@ -1,7 +1,7 @@
 """Writing call records into the database: any number of lines in one statement, each call once.
 
-The lines are the journal's own JSON: PostgreSQL reads them, this process does not. (Measured against COPY
-into a staging table and INSERT from there: less work here, and no table that has to be emptied.)
+The lines are the journal's own JSON and go as one parameter: PostgreSQL reads them, this process does not, and
+there is no staging table that has to be emptied.
 """
 
 import logging

@@ -11,6 +11,7 @@ import tempfile
 import textwrap
 import time
 from pathlib import Path
+from urllib.parse import unquote
 
 import psycopg
 import pytest
@@ -199,8 +200,16 @@ async def test_a_half_made_database_is_made_anew(home: Path):
 
 async def test_a_path_too_long_for_a_socket_is_served(tmp_path: Path):
     server = EmbeddedDatabase(tmp_path / ("long" * 30))
-    assert await ask(await server.start()) == [(1,)]
+    url = await server.start()
+    assert await ask(url) == [(1,)]
+    folder = Path(unquote(url.partition("host=")[2].partition("&")[0])).parent
+    assert folder.stat().st_mode & 0o777 == 0o700
     await server.stop()
+    assert not folder.exists()
+    folder.symlink_to(tmp_path)
+    with pytest.raises(StorageRefused, match="not made by this user"):
+        locate_server(server.home)
+    folder.unlink()
 
 
 async def test_a_server_that_cannot_start_says_why(server: EmbeddedDatabase, monkeypatch: pytest.MonkeyPatch):
