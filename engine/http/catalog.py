@@ -4,10 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from engine.config.snapshot import Model, Price, Snapshot
-from engine.errors import NotFound
 from engine.gateway import Rooms
 from engine.http.respond import Send, respond_json
-from engine.routing.resolve import is_allowed, list_visible
+from engine.routing.resolve import is_allowed, list_visible, name_unknown_model
 
 
 class ModelCatalog:
@@ -21,9 +20,10 @@ class ModelCatalog:
 
     async def show_model(self, scope: Any, receive: Any, send: Send, name: str) -> None:
         caller = await self._rooms.identity.identify(scope["headers"])
-        model = self._read_snapshot().names.get(name)
+        snapshot = self._read_snapshot()
+        model = snapshot.names.get(name)
         if model is None or (caller.models is not None and not is_allowed(caller.models, model, name)):
-            raise NotFound(f"the model {name[:200]!r} does not exist", code="model_not_found", param="model")
+            raise name_unknown_model(snapshot, caller, name)
         await respond_json(send, 200, describe_model(model))
 
 

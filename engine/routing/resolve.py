@@ -32,7 +32,7 @@ def make_plan(snapshot: Snapshot, caller: Caller, name: str, operation: str) -> 
     """The plan for a requested name; raises NotFound, NotAllowed, Unpriced or NobodyAvailable."""
     model = snapshot.names.get(name) or _find_passthrough(snapshot, name)
     if model is None:
-        raise _unknown_model(snapshot, caller, name)
+        raise name_unknown_model(snapshot, caller, name)
     if caller.models is not None and not is_allowed(caller.models, model, name):
         raise NotAllowed(f"this key may not use the model {name!r}", code="model_not_allowed", param="model")
     targets = tuple(target for target in model.targets if operation in target.provider.endpoints)
@@ -117,7 +117,8 @@ def _why_unusable(model: Model, targets: Sequence[Target]) -> str:
     return f"provider not configured for {model.name!r} ({'; '.join(sorted(reasons))})"
 
 
-def _unknown_model(snapshot: Snapshot, caller: Caller, name: str) -> NotFound:
+def name_unknown_model(snapshot: Snapshot, caller: Caller, name: str) -> NotFound:
+    """The error for a model that is not there for this caller, with names like it that are."""
     near = find_near_names(name, snapshot.names)
     allowed = [
         each
