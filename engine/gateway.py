@@ -27,7 +27,7 @@ from engine.policies.admission import Admission
 from engine.policies.identity import Headers, Identity
 from engine.routing.attempts import Attempts
 from engine.routing.failover import Delivery, Router
-from engine.routing.resolve import make_plan
+from engine.routing.resolve import Plan, make_plan
 from engine.upstream.exchange import Exchange
 from engine.upstream.reply import Reply
 from engine.wire.answers import AnswerReader
@@ -70,7 +70,7 @@ async def carry(call: Call, headers: Headers, rooms: Rooms, reply: ClientReply) 
         read_request(call)
         plan = make_plan(call.snapshot, call.caller, call.requested_model, call.operation)
         call.model, call.policy, call.targets = plan.model, plan.policy, plan.targets
-        if plan.policy.limits or len(plan.targets) > 1:
+        if needs_estimate(plan):
             call.input_estimate = estimate_input_tokens(call.request)
         async with rooms.admission.admit(call, plan.policy) as limit_headers:
             reply.add_headers(limit_headers)
@@ -88,6 +88,13 @@ async def carry(call: Call, headers: Headers, rooms: Rooms, reply: ClientReply) 
     except Exception as bug:  # noqa: BLE001 - the last border: a mistake of ours is settled, logged and answered
         rooms.report_bug(call, bug)
         await end_in_error(call, rooms, reply, attempts, GatewayMistake())
+
+
+def needs_estimate(plan: Plan) -> bool:
+    """Whether anybody asks how long the prompt is: a limit on tokens, or the choice of the cheapest."""
+    if len(plan.targets) > 1 and plan.model.strategy == "cheapest":
+        return True
+    return any(limit.tokens for limit in plan.policy.limits.values())
 
 
 async def end_in_error(

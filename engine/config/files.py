@@ -45,12 +45,12 @@ def find_library() -> Path:
 
 @dataclass(slots=True)
 class Search:
-    """What a look through the folders found: files, and every folder that was looked into."""
+    """What a look through the folders found: files, and every folder as it was just before it was listed."""
 
     folder: Path
     library: Path
     sources: list[Source] = field(default_factory=list)
-    folders: list[str] = field(default_factory=list)
+    signature: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     _seen: set[str] = field(default_factory=set)
 
     def collect(self, start: Path, rank: Rank) -> None:
@@ -65,7 +65,7 @@ class Search:
 
     def _walk(self, folder: Path, depth: int) -> Iterator[Path]:
         """YAML files by name; hidden entries are skipped, `..data` of a mounted ConfigMap among them."""
-        self.folders.append(str(folder))
+        self.signature[str(folder)] = stat_signature(str(folder))
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except (FileNotFoundError, NotADirectoryError):

@@ -7,6 +7,7 @@ what changed.
 """
 
 import hashlib
+import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -21,6 +22,7 @@ from engine.config.examples import list_untouched, run_examples
 from engine.config.files import (
     DEFAULT_FOLDERS,
     Rank,
+    Search,
     Source,
     TreeCache,
     find_library,
@@ -98,6 +100,8 @@ class Loader:
         self._things: dict[tuple[str, str], tuple[list[Thing], list[Problem]]] = {}
         self._memo = Memo()
         self._files: list[FileEntry] = []
+        self._user_folders: list[str] = []
+        self._listed = Search(self.folder, self._library)
         self._server: ServerSettings | None = None
         self._providers: list[Entry] = []
         self.signature: dict[str, tuple[Any, ...]] = {}
@@ -108,12 +112,15 @@ class Loader:
     def read(self) -> Manifest:
         """Find, hash and parse everything. What cannot be read is told by `prepare`, with the rest."""
         problems: list[Problem] = []
+        gateway = str(self.settings.config_path)
+        signature = {gateway: stat_signature(gateway)}
         files = self._read_gateway(problems)
         tree = self._documents[files[0]["sha256"]].tree if files else {}
-        search = find_sources(self.folder, self._list_folders(tree, problems), self._library)
-        paths = [str(self.settings.config_path), *search.folders, *(source.path for source in search.sources)]
-        signature = {path: stat_signature(path) for path in paths}
-        found = [self._read_file(source, problems) for source in search.sources]
+        self._user_folders = self._list_folders(tree, problems)
+        self._listed = self._find_sources()
+        signature |= self._listed.signature
+        signature |= {source.path: _sign_listed(source.path) for source in self._listed.sources}
+        found = [self._read_file(source, problems) for source in self._listed.sources]
         files += [entry for entry in found if entry is not None]
         self._forget_unused(files)
         return Manifest(
@@ -123,6 +130,9 @@ class Loader:
             problems=[asdict(problem) for problem in problems],
             server=asdict(self._server) if self._server is not None else None,
         )
+
+    def _find_sources(self) -> Search:
+        return find_sources(self.folder, self._user_folders, self._library)
 
     def _hash_all(self, files: list[FileEntry], signature: dict[str, tuple[Any, ...]]) -> str:
         """The revision: every byte that was read, and every value that was asked for."""
@@ -155,7 +165,9 @@ class Loader:
         return look_inside and self._is_content_stale()
 
     def _is_content_stale(self) -> bool:
-        """A file can be rewritten without its stat telling; the hash tells."""
+        """A file can be rewritten, and a folder changed, without its stat telling; a closer look tells."""
+        if self._find_sources().sources != self._listed.sources:
+            return True
         return any(hash_bytes(read_source(entry["path"], "")[0]) != entry["sha256"] for entry in self._files)
 
     def prepare(
@@ -299,6 +311,11 @@ class Loader:
                 make = partial(_make_entry, chain, problem, values)
                 entries[kind][thing.name] = memo.get(("entry", chain, read, problem), make)
         return entries
+
+
+def _sign_listed(path: str) -> tuple[Any, ...]:
+    """The signature of a file that a folder listed; of one that has vanished since, one that no look confirms."""
+    return stat_signature(path) if os.path.lexists(path) else ()
 
 
 def _make_entry(chain: tuple[Thing, ...], problem: Problem | None, values: Values) -> Entry:

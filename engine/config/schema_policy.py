@@ -85,16 +85,8 @@ class ScopeLimitEntry(Strict):
     concurrency: Count | None = described("calls in progress at once", None)
 
 
-_KEY_LIMIT = ScopeLimitEntry(
-    requests=WindowsEntry(minute=250, hour=1000, day=10_000),
-    tokens=WindowsEntry(minute=200_000),
-    burst=100,
-    concurrency=50,
-)
-
-
 class LimitsEntry(Strict):
-    key: ScopeLimitEntry | None = described("each API key; `key: {}` means no limit", _KEY_LIMIT)
+    key: ScopeLimitEntry | None = described("each API key; `key: {}` means no limit", None)
     user: ScopeLimitEntry | None = described("each user, all keys together", None)
     team: ScopeLimitEntry | None = described("each team", None)
     model: ScopeLimitEntry | None = described("each model, all callers together", None)

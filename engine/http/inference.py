@@ -34,30 +34,33 @@ class OpenCalls:
 
     def __init__(self) -> None:
         self._tasks: dict[Call, asyncio.Task[Any]] = {}
-        self._empty = asyncio.Event()
-        self._empty.set()
+        self._emptied: asyncio.Future[None] | None = None
 
     def __len__(self) -> int:
         return len(self._tasks)
 
     def add(self, call: Call, task: asyncio.Task[Any]) -> None:
         self._tasks[call] = task
-        self._empty.clear()
 
     def remove(self, call: Call) -> None:
         self._tasks.pop(call, None)
-        if not self._tasks:
-            self._empty.set()
+        if self._emptied is not None and not self._tasks and not self._emptied.done():
+            self._emptied.set_result(None)
 
     async def finish(self, within_s: float) -> None:
         """Wait for the open calls; what is still open then is ended in-band and settled."""
         try:
             async with asyncio.timeout(within_s):
-                await self._empty.wait()
+                await self._wait_until_empty()
         except TimeoutError:
             for task in list(self._tasks.values()):
                 task.cancel()
-            await self._empty.wait()
+            await self._wait_until_empty()
+
+    async def _wait_until_empty(self) -> None:
+        while self._tasks:
+            self._emptied = asyncio.get_running_loop().create_future()
+            await self._emptied
 
 
 @dataclass(frozen=True, slots=True)

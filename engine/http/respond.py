@@ -7,6 +7,7 @@ Nothing is sent before content is there, except that a streamed call which stays
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -132,7 +133,7 @@ class Reply:
                 (b"x-model", _header_text(last.model)),
                 (b"x-attempts", b"%d" % len(call.attempts)),
             )
-        headers.append((b"x-config-revision", call.snapshot.version[:12].encode()))
+        headers.append((b"x-config-revision", _header_text(call.snapshot.version[:12])))
         return headers
 
     def _check_silence(self) -> None:
@@ -178,6 +179,7 @@ def error_headers(error: GatewayError) -> Headers:
     return headers
 
 
+@lru_cache(4096)
 def _header_text(text: str) -> bytes:
     """Header-safe: anything but visible ASCII is percent-written, so that no name can add a header."""
     if text.isascii() and text.isprintable():

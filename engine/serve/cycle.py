@@ -35,6 +35,7 @@ class Cycle(RequestResponseCycle):
         self.disconnected = False
         self.response_started = False
         self.response_complete = False
+        self._head = b""
         self.chunked_encoding: bool | None = None
         self.expected_content_length = 0
         self.task: asyncio.Task[None] | None = None
@@ -83,6 +84,8 @@ class Cycle(RequestResponseCycle):
             await self._end_unfinished("The application returned before its response was complete.", None)
         finally:
             self._on_gone = None
+            # The scope names this cycle: apart, both are freed now and not by the collector.
+            self.scope.pop("extensions", None)
             if self.task is not None:
                 self.protocol.tasks.discard(self.task)
                 self.task = None
@@ -142,7 +145,8 @@ class Cycle(RequestResponseCycle):
         refuse_split_lines(block, len(lines))
         self.response_started = True
         self.waiting_for_100_continue = False
-        self.transport.write(block + b"\r\n")
+        # Written together with the first of the body: one system call instead of two.
+        self._head = block + b"\r\n"
 
     def _may_chunk(self, status: int) -> bool:
         # HTTP/1.0 has no chunks: there the end of the connection is the end of the body.
@@ -158,20 +162,19 @@ class Cycle(RequestResponseCycle):
         body: bytes = message.get("body", b"")
         more_body: bool = message.get("more_body", False)
         if self.scope["method"] == "HEAD":
-            self.expected_content_length = 0
+            self.expected_content_length, body = 0, b""
         elif self.chunked_encoding:
             if body:
                 body = b"%x\r\n%b\r\n" % (len(body), body)
             if not more_body:
                 body += b"0\r\n\r\n"
-            if body:
-                self.transport.write(body)
-        elif self.chunked_encoding is None:
-            self.transport.write(body)
-        else:
+        elif self.chunked_encoding is False:
             self.expected_content_length -= len(body)
             if self.expected_content_length < 0:
                 raise RuntimeError("the response is longer than its content-length")
+        if self._head:
+            body, self._head = self._head + body, b""
+        if body:
             self.transport.write(body)
         if not more_body:
             self._complete()

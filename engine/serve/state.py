@@ -16,6 +16,7 @@ from engine.storage.embedded import EmbeddedDatabase
 from engine.storage.home import HomeLock
 from engine.storage.issuing import issue_first_admin_key
 from engine.storage.migrations import migrate
+from engine.storage.postgres import cancel_tasks
 from engine.storage.secrets import KeyRing, load_keyring
 
 log = logging.getLogger(__name__)
@@ -62,8 +63,7 @@ class State:
         return await prepare_database(self.url, self._ring)
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+        await cancel_tasks(*self._tasks)
         if self._starting is not None:
             with contextlib.suppress(Exception, asyncio.CancelledError):
                 await self._starting

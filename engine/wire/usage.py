@@ -33,8 +33,19 @@ class Usage:
         return self.output + self.reasoning + self.audio_output
 
     def as_record(self) -> dict[str, int]:
-        """The non-zero classes, for the call record."""
-        return {name: count for name in CLASSES if (count := getattr(self, name))}
+        """Input, output and the other classes that are not zero, for the call record."""
+        record = {"input": self.input, "output": self.output}
+        for name, count in (
+            ("cached_input", self.cached_input),
+            ("cache_write", self.cache_write),
+            ("cache_write_1h", self.cache_write_1h),
+            ("audio_input", self.audio_input),
+            ("reasoning", self.reasoning),
+            ("audio_output", self.audio_output),
+        ):
+            if count:
+                record[name] = count
+        return record
 
 
 CLASSES = (
@@ -55,16 +66,20 @@ def split_openai_usage(counts: Mapping[str, int]) -> Usage:
     `counts` has any of prompt, completion (both inclusive) and the CLASSES that are parts of them. A part larger
     than its total is taken as outside of it (some providers count reasoning beside the completion).
     """
-    parts_in = sum(counts.get(name, 0) for name in CLASSES[1:5])
-    parts_out = counts.get("reasoning", 0) + counts.get("audio_output", 0)
     prompt, completion = counts.get("prompt", 0), counts.get("completion", 0)
+    if len(counts) == ("prompt" in counts) + ("completion" in counts) + ("total" in counts):
+        return Usage(input=prompt, output=completion)
+    cached, written = counts.get("cached_input", 0), counts.get("cache_write", 0)
+    written_1h, heard = counts.get("cache_write_1h", 0), counts.get("audio_input", 0)
+    reasoning, spoken = counts.get("reasoning", 0), counts.get("audio_output", 0)
+    parts_in, parts_out = cached + written + written_1h + heard, reasoning + spoken
     return Usage(
         input=prompt - parts_in if prompt >= parts_in else prompt,
-        cached_input=counts.get("cached_input", 0),
-        cache_write=counts.get("cache_write", 0),
-        cache_write_1h=counts.get("cache_write_1h", 0),
-        audio_input=counts.get("audio_input", 0),
+        cached_input=cached,
+        cache_write=written,
+        cache_write_1h=written_1h,
+        audio_input=heard,
         output=completion - parts_out if completion >= parts_out else completion,
-        reasoning=counts.get("reasoning", 0),
-        audio_output=counts.get("audio_output", 0),
+        reasoning=reasoning,
+        audio_output=spoken,
     )

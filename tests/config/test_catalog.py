@@ -71,14 +71,16 @@ def test_every_shape_of_the_contract_loads_verbatim(folder: Folder) -> None:
     assert snapshot.warnings == ("policies.d/standard.yaml:10:1 budgets: is not enforced in this version",)
 
 
-def test_the_shipped_default_policy_and_the_defaults_of_the_schema_are_the_contracts_numbers(
+def test_the_shipped_default_policy_has_the_contracts_numbers_but_no_limits(
     folder: Folder,
 ) -> None:
     snapshot = folder.load({"policies.d/a.yaml": CONTRACT_POLICY, "policies.d/b.yaml": "policy: bare"})
     default, standard, bare = (snapshot.policies[name] for name in ("default", "standard", "bare"))
     for field in type(default).__dataclass_fields__:
-        if field != "name":
+        if field not in ("name", "limits"):
             assert getattr(default, field) == getattr(standard, field) == getattr(bare, field), field
+    assert default.limits == bare.limits == {}
+    assert standard.limits["key"].requests == {60: 250, 3600: 1000, 86400: 10000}
 
 
 def test_a_policy_that_leaves_keys_out_takes_the_defaults_of_those_keys_only(folder: Folder) -> None:

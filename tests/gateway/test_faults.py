@@ -56,10 +56,8 @@ CASES = {
         "sim/cut-rst@40+tokens@60", prefill=True, body={"stream_options": {"include_usage": True}}
     ),
     "cut-in-event": Case("sim/cut-in-event@40+tokens@60"),
-    "cut-prefill-refused": Case("sim/cut@40+tokens@60", backup="sim/no-prefill+tokens@60", prefill=True),
-    "cut-long-prefill-refused": Case(
-        "sim/cut@140+tokens@160", backup="sim/no-prefill+tokens@160", prefill=True
-    ),
+    "cut-refused": Case("sim/cut@40+tokens@60", backup="sim/no-prefill+tokens@60", prefill=True),
+    "cut-long-refused": Case("sim/cut@140+tokens@160", backup="sim/no-prefill+tokens@160", prefill=True),
     "cut-other-text": Case("sim/cut@40+tokens@60", backup="sim/other-text"),
     "cut-alone": Case("sim/cut@40+tokens@60", backup_model=False),
     "cut-plain": Case("sim/cut@40+tokens@60", stream=False),
@@ -227,7 +225,7 @@ WHOLE_ONCE = [
     if name
     not in {
         "429-alone",
-        "cut-long-prefill-refused",
+        "cut-long-refused",
         "cut-other-text",
         "cut-alone",
         "content-filter",
@@ -252,7 +250,7 @@ def test_the_caller_gets_the_whole_answer_once(outcomes: dict[str, Outcome], sto
     [
         name
         for name in WHOLE_ONCE
-        if name not in ("stall", "down-sixty-seconds") and not name.startswith("cut")
+        if name not in ("stall", "down-sixty-seconds", "error-late-in-stream") and not name.startswith("cut")
     ],
 )
 def test_headers_body_and_record_name_who_answered(outcomes: dict[str, Outcome], name: str) -> None:
@@ -314,7 +312,7 @@ def test_a_target_that_ran_into_a_clock_is_not_asked_again(outcomes: dict[str, O
         "cut-asking-usage",
         "cut-continued",
         "cut-in-event",
-        "cut-prefill-refused",
+        "cut-refused",
         "stall",
     ],
 )
@@ -345,12 +343,12 @@ def test_a_rescue_by_prefill_asks_only_for_the_rest(outcomes: dict[str, Outcome]
 
 
 def test_a_refused_prefill_never_reaches_the_caller(outcomes: dict[str, Outcome]) -> None:
-    for name in ("cut-prefill-refused", "cut-long-prefill-refused"):
+    for name in ("cut-refused", "cut-long-refused"):
         assert "prefill" not in outcomes[name].text.replace("sim/no-prefill", "").lower()
-    assert [call["status"] for call in outcomes["cut-prefill-refused"].backup_calls] == [400, 200]
+    assert [call["status"] for call in outcomes["cut-refused"].backup_calls] == [400, 200]
 
 
-@pytest.mark.parametrize("name", ["cut-long-prefill-refused", "cut-other-text", "cut-alone", "cut-in-tool"])
+@pytest.mark.parametrize("name", ["cut-long-refused", "cut-other-text", "cut-alone", "cut-in-tool"])
 def test_what_cannot_be_rescued_ends_with_one_in_band_error(
     outcomes: dict[str, Outcome], story: str, name: str
 ) -> None:
