@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Protocol
 
-from engine.billing.books import Books, estimate_input_tokens
+from engine.billing.books import Books, estimate_input_tokens, measure_usage
 from engine.call import Attempt, Call
 from engine.config.snapshot import Timeouts
 from engine.errors import ClientGone, GatewayError, GatewayMistake, NobodyAvailable, UpstreamFailure
@@ -77,7 +77,11 @@ async def carry(call: Call, headers: Headers, rooms: Rooms, reply: ClientReply) 
             reply.promise_life(plan.policy.keepalive_s)
             relay = Relay(call, reply, rooms.clock)
             attempts = Attempts(call, plan.timeouts, rooms.exchange, relay, rooms.clock, rooms.books.open)
-            answer = await Delivery(call, plan, rooms.router, attempts).run()
+            try:
+                answer = await Delivery(call, plan, rooms.router, attempts).run()
+            finally:
+                # What was used counts against the limits however the call ends.
+                call.usage = measure_usage(call, attempts.reader)
             call.http_status = call.http_status or 200
             rooms.books.settle(call, "aborted" if call.client_gone else "ok", answer)
             await reply.finish(answer.tail, call.cost)

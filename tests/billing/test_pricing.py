@@ -1,7 +1,8 @@
 """What tokens cost: exact, each token once."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from decimal import Decimal
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,12 +14,16 @@ from tests.routing.things import make_price
 COUNTS = st.integers(0, 10**9)
 
 
+def make_usage(counts: dict[str, Any]) -> Usage:
+    return replace(Usage(), **counts)
+
+
 def test_every_class_has_its_own_price() -> None:
     amounts = {name: str(10 ** -(index + 1)) for index, name in enumerate(CLASSES)}
     price = make_price(
         **{name: format(Decimal(1).scaleb(-index - 1), "f") for index, name in enumerate(amounts)}
     )
-    usage = Usage(**dict.fromkeys(CLASSES, 1))
+    usage = make_usage(dict.fromkeys(CLASSES, 1))
     assert price_usage(usage, price) == Decimal("0.11111111")
 
 
@@ -40,7 +45,7 @@ def test_a_markup_goes_over_everything() -> None:
 
 @given(st.lists(COUNTS, min_size=8, max_size=8), st.lists(st.integers(0, 10**9), min_size=8, max_size=8))
 def test_the_sum_is_exact_for_every_mix(counts: list[int], pico_dollars: list[int]) -> None:
-    usage = Usage(**dict(zip(CLASSES, counts, strict=True)))
+    usage = make_usage(dict(zip(CLASSES, counts, strict=True)))
     amounts = {
         name: format(Decimal(amount).scaleb(-12), "f")
         for name, amount in zip(CLASSES, pico_dollars, strict=True)

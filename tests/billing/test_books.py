@@ -1,0 +1,152 @@
+"""Each call is settled once: usage, cost, one record."""
+
+from decimal import Decimal
+from typing import Any, cast
+
+import pytest
+
+from engine.billing.books import Books, estimate_input_tokens, format_usd, measure_usage
+from engine.call import Attempt, Call, Caller
+from engine.wire.answers import AnswerReader
+from engine.wire.usage import Usage
+from tests.routing.things import make_model, make_policy, make_price, make_snapshot, make_target
+
+
+class Reader:
+    """As much of an answer's reader as the books look at."""
+
+    def __init__(
+        self, usage: Usage | None = None, texts: tuple[str, ...] = (), *, carries: bool = False
+    ) -> None:
+        self.usage, self.texts, self.carries = usage, list(texts), carries
+        self.begun = bool(usage or texts or carries)
+
+
+class Paper:
+    """A journal in memory."""
+
+    def __init__(self) -> None:
+        self.begun: list[dict[str, Any]] = []
+        self.ended: list[dict[str, Any]] = []
+
+    def append_begun(self, record: dict[str, Any]) -> None:
+        self.begun.append(record)
+
+    def append_ended(self, record: dict[str, Any]) -> None:
+        self.ended.append(record)
+
+
+def make_call(**billing: Any) -> Call:
+    target = make_target("p", "real-model")
+    model = make_model("m", target, price=make_price("0.001", "0.01"), policy=make_policy(billing=billing))
+    call = Call("call_1", "mine-1", "chat", "/v1/chat/completions", 1000.0, 5.0, make_snapshot(model))
+    call.caller, call.model, call.policy, call.served = Caller("key_1", "user_1"), model, model.policy, target
+    call.request = {"messages": [{"role": "user", "content": "x" * 40}]}
+    call.tags = {"team": "search"}
+    call.attempts.append(Attempt("p", "real-model", "p#0", 0.0, outcome="ok"))
+    return call
+
+
+def settle(call: Call, status: str, reader: Reader | None) -> dict[str, Any]:
+    paper = Paper()
+    books = Books(paper, lambda: 5.25, ())
+    books.settle(call, status, cast("AnswerReader | None", reader))
+    (record,) = paper.ended
+    return record
+
+
+REPORTED = Usage(input=100, output=10)
+
+
+def test_a_good_call_costs_what_was_reported() -> None:
+    record = settle(make_call(), "ok", Reader(REPORTED))
+    assert record["cost_usd"] == "0.2" and record["usage_source"] == "reported"
+    assert record["tokens"] == {"input": 100, "output": 10}
+    assert record["total_ms"] == 250 and record["tags"] == {"team": "search"}
+    assert (record["provider"], record["model"]) == ("p", "real-model")
+
+
+def test_a_call_is_settled_once() -> None:
+    paper, told, call = Paper(), list[str](), make_call()
+    books = Books(paper, lambda: 6.0, (lambda call, record: told.append(record["status"]),))
+    books.open(call)
+    books.settle(call, "ok", cast("AnswerReader", Reader(REPORTED)))
+    books.settle(call, "aborted", None)
+    books.settle(call, "error", None, error="late")
+    assert len(paper.begun) == len(paper.ended) == 1
+    assert told == ["ok"] and call.status == "ok" and call.cost == Decimal("0.2")
+
+
+@pytest.mark.parametrize(
+    ("status", "billing", "reader", "cost"),
+    [
+        ("error", {}, Reader(REPORTED, ("hi",)), "0"),
+        ("error", {"on_error": "delivered"}, Reader(REPORTED, ("hi",)), "0.2"),
+        ("error", {"on_error": "delivered"}, Reader(REPORTED), "0"),
+        ("error", {"on_error": "delivered"}, None, "0"),
+        ("aborted", {}, Reader(REPORTED, ("hi",)), "0.2"),
+        ("aborted", {}, Reader(REPORTED), "0"),
+        ("aborted", {}, Reader(REPORTED, carries=True), "0.2"),
+        ("aborted", {"on_abort": "full"}, Reader(REPORTED), "0.2"),
+        ("aborted", {"on_abort": "never"}, Reader(REPORTED, ("hi",)), "0"),
+        ("aborted", {}, None, "0"),
+        ("interrupted", {}, Reader(REPORTED, ("hi",)), "0.2"),
+        ("interrupted", {"on_abort": "never"}, Reader(REPORTED, ("hi",)), "0"),
+        ("ok", {"on_abort": "never", "markup": "0.1"}, Reader(REPORTED), "0.22"),
+    ],
+)
+def test_what_a_call_that_did_not_end_well_costs(
+    status: str, billing: dict[str, Any], reader: Reader | None, cost: str
+) -> None:
+    assert settle(make_call(**billing), status, reader)["cost_usd"] == cost
+
+
+def test_what_nobody_reported_is_estimated_from_what_was_delivered() -> None:
+    record = settle(make_call(), "aborted", Reader(None, ("one ", "two ", "three ")))
+    assert record["usage_source"] == "estimated"
+    assert record["tokens"] == {"input": 10, "output": 3}
+    assert record["cost_usd"] == "0.04"
+
+
+def test_a_call_without_an_answer_used_nothing() -> None:
+    record = settle(make_call(), "error", Reader())
+    assert (record["usage_source"], record["tokens"], record["cost_usd"]) == ("none", {}, "0")
+    assert measure_usage(make_call(), None) is None
+
+
+def test_a_refusal_before_a_model_was_found_is_told_but_not_recorded() -> None:
+    paper, told, call = Paper(), list[str](), make_call()
+    call.model = None
+    Books(paper, lambda: 6.0, (lambda call, record: told.append(record["status"]),)).settle(call, "error")
+    assert (paper.ended, told) == ([], ["error"])
+
+
+@pytest.mark.parametrize(
+    ("request_body", "tokens"),
+    [
+        ({}, 0),
+        ({"messages": [{"content": "x" * 9}]}, 3),
+        ({"messages": [{"content": [{"type": "text", "text": "x" * 8}, {"type": "image_url"}]}]}, 1002),
+        ({"messages": [{"content": None}, {"content": 5}, "odd", None]}, 0),
+        ({"messages": [{"content": [None, 5, "abcd", {"text": None}]}]}, 1001),
+        ({"messages": "odd"}, 0),
+        ({"input": ["abcd", "efgh"]}, 2),
+        ({"prompt": "abcde"}, 2),
+    ],
+)
+def test_the_input_is_estimated_whatever_its_shape(request_body: dict[str, Any], tokens: int) -> None:
+    assert estimate_input_tokens(request_body) == tokens
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [
+        ("0", "0"),
+        ("0E-12", "0"),
+        ("1E+3", "1000"),
+        ("0.000000000123000", "0.000000000123"),
+        ("12.50", "12.5"),
+    ],
+)
+def test_amounts_are_plain_digits(amount: str, text: str) -> None:
+    assert format_usd(Decimal(amount)) == text
