@@ -42,6 +42,8 @@ from engine.errors import ConfigRefused, Problem
 
 KINDS_OF_THINGS: tuple[Kind, ...] = ("format", "policy", "provider", "model")
 RESTART_ONLY = ("server", "database", "redis")
+TELLING_NS = 50_000_000
+"""Two changes of one file or folder that are closer than the file system's clock ticks have one time."""
 _SIMULATOR_VARIABLE = "GATEWAYZ_SIMULATOR_URL"
 _PROCESS_VARIABLES = frozenset({"DATABASE_URL", "REDIS_URL", _SIMULATOR_VARIABLE})
 """Differ from process to process of one gateway, so they are not part of the revision."""
@@ -102,6 +104,8 @@ class Loader:
         self._files: list[FileEntry] = []
         self._user_folders: list[str] = []
         self._listed = Search(self.folder, self._library)
+        self._fresh = False
+        """Something had changed so shortly before the last `read` that another change might not show."""
         self._server: ServerSettings | None = None
         self._providers: list[Entry] = []
         self.signature: dict[str, tuple[Any, ...]] = {}
@@ -112,6 +116,7 @@ class Loader:
     def read(self) -> Manifest:
         """Find, hash and parse everything. What cannot be read is told by `prepare`, with the rest."""
         problems: list[Problem] = []
+        began_ns = time.time_ns()
         gateway = str(self.settings.config_path)
         signature = {gateway: stat_signature(gateway)}
         files = self._read_gateway(problems)
@@ -120,6 +125,7 @@ class Loader:
         self._listed = self._find_sources()
         signature |= self._listed.signature
         signature |= {source.path: _sign_listed(source.path) for source in self._listed.sources}
+        self._fresh = any(began_ns - sign[1] < TELLING_NS for sign in signature.values() if len(sign) > 1)
         found = [self._read_file(source, problems) for source in self._listed.sources]
         files += [entry for entry in found if entry is not None]
         self._forget_unused(files)
@@ -162,7 +168,11 @@ class Loader:
         """
         if any(stat_signature(path) != before for path, before in self.signature.items()):
             return True
-        return look_inside and self._is_content_stale()
+        if not (look_inside or self._fresh):
+            return False
+        stale = self._is_content_stale()
+        self._fresh = self._fresh and stale
+        return stale
 
     def _is_content_stale(self) -> bool:
         """A file can be rewritten, and a folder changed, without its stat telling; a closer look tells."""

@@ -3,7 +3,10 @@
 import asyncio
 import json
 import os
+import random
 import signal
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from engine.config.reload import Loader
+from engine.config.reload import ConfigWatch, Loader
 from engine.config.settings import read_settings
 from tests.chaos.traffic import (
     Load,
@@ -259,3 +262,46 @@ def test_a_changed_provider_answers_for_the_next_call(tmp_path: Path) -> None:
             assert answer.headers["x-config-revision"] == document.json()["revision"][:12]
             assert simulator.list_calls()[-1]["headers"]["x-number"] == f"n{number}"
             assert json.loads(answer.body)["usage"]["completion_tokens"] == 8
+
+
+@pytest.fixture
+def eager_threads() -> Iterator[None]:
+    """Threads take turns so often that every gap is hit."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("eager_threads")
+def test_a_folder_that_changes_while_it_is_read_is_read_again(tmp_path: Path) -> None:
+    """Files vanish and appear between the listing and the reading: the next look finds out."""
+    configuration = Configuration(tmp_path / "config", "http://127.0.0.1:9")
+    loader, names = configuration.loader, ("visiting", "visiting-2")
+    watch, looks = ConfigWatch(loader), 0
+    for number in range(3000):  # a folder that takes a while to list, after the one that changes
+        (configuration.path("models.d") / f"{number}.txt").touch()
+    loader.read()
+    for number in range(100):
+
+        def flip() -> None:
+            for each in range(number, number + 5):
+                configuration.write_guest(None, "visiting")
+                time.sleep(random.random() * 0.002)
+                configuration.write_guest("guest", names[each % 2])
+            if number % 3 == 0:
+                configuration.write_guest(None, "visiting")
+
+        change = threading.Thread(target=flip)
+        change.start()
+        while change.is_alive():
+            manifest = loader.read()
+        change.join()
+        for _ in range(3):
+            if watch.changed():
+                looks += 1
+                manifest = loader.read()
+        assert not manifest["problems"], manifest["problems"]
+        listed = {file["name"] for file in manifest["files"]} & {f"providers.d/{name}.yaml" for name in names}
+        assert listed == (set() if number % 3 == 0 else {f"providers.d/{names[number % 2]}.yaml"})
+    assert looks
