@@ -95,6 +95,7 @@ class Call:
     input_estimate: int = 0
     usage: "Usage | None" = None
     cost: Decimal = Decimal(0)
+    cost_text: str = "0"
     status: str = "running"
     """running, ok, error, aborted, interrupted."""
     http_status: int = 0

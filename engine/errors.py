@@ -157,11 +157,7 @@ class UpstreamFailure(Exception):
 
     def matches(self, kinds: frozenset[str]) -> bool:
         """Whether a policy's list (`[429, 5xx, connect]`) names this failure."""
-        if self.kind in kinds:
-            return True
-        return (
-            self.status is not None and self.kind == str(self.status) and f"{self.status // 100}xx" in kinds
-        )
+        return self.kind in kinds or (self.kind.isdigit() and f"{self.kind[0]}xx" in kinds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ Streamed and plain, known and refused are the same path.
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Protocol
 
 from engine.billing.books import Books, estimate_input_tokens, measure_usage
@@ -44,7 +43,7 @@ class ClientReply(Protocol):
     def add_headers(self, headers: Mapping[str, str]) -> None: ...
     def promise_life(self, keepalive_s: float) -> None: ...
     async def send(self, data: bytes) -> None: ...
-    async def finish(self, tail: bytes, cost_usd: Decimal | None) -> None: ...
+    async def finish(self, tail: bytes, cost_usd: str) -> None: ...
     async def fail(self, error: GatewayError) -> None: ...
     def drop(self) -> None: ...
 
@@ -84,7 +83,7 @@ async def carry(call: Call, headers: Headers, rooms: Rooms, reply: ClientReply) 
                 call.usage = measure_usage(call, attempts.reader)
             call.http_status = call.http_status or 200
             rooms.books.settle(call, "aborted" if call.client_gone else "ok", answer)
-            await reply.finish(answer.tail, call.cost)
+            await reply.finish(answer.tail, call.cost_text)
     except GatewayError as error:
         await end_in_error(call, rooms, reply, attempts, error)
     except asyncio.CancelledError:

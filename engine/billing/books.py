@@ -62,6 +62,7 @@ class Books:
         call.status, call.error = status, error
         call.usage = measure_usage(call, reader)
         call.cost = self._cost(call, reader)
+        call.cost_text = format_usd(call.cost)
         record = write_record(call, self._clock() - call.began)
         if call.begun_recorded or call.model is not None:
             self._journal.append_ended(record)
@@ -138,7 +139,7 @@ def write_record(call: Call, seconds: float) -> Record:
         "http_status": call.http_status,
         "tokens": usage.as_record() if usage else {},
         "usage_source": "none" if usage is None else "estimated" if usage.estimated else "reported",
-        "cost_usd": format_usd(call.cost),
+        "cost_usd": call.cost_text,
         "first_token_ms": call.first_token_ms,
         "total_ms": round(seconds * 1000, 3),
         "tags": call.tags,

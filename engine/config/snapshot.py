@@ -210,10 +210,11 @@ class Target:
     price: Price | None
     context: int | None
     output: int | None
+    name: str = field(init=False)
+    """provider/model: the key of everything that is remembered about it."""
 
-    @property
-    def name(self) -> str:
-        return f"{self.provider.name}/{self.model}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", f"{self.provider.name}/{self.model}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,6 +19,7 @@ from engine.gateway import Rooms, carry
 from engine.http.dialects import OPENAI, Dialect
 from engine.http.identifiers import CallIds
 from engine.http.respond import Reply, Send
+from engine.policies.identity import Headers
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -165,18 +166,16 @@ class Leaving:
         self._act()
 
 
-def read_call_headers(call: Call, headers: list[tuple[bytes, bytes]]) -> None:
+def read_call_headers(call: Call, headers: Headers) -> None:
     """Request id, tags and media type of a request; everything else of the headers is identity's."""
-    media_type = b""
-    for name, value in headers:
-        if name == b"x-request-id":
-            if _REQUEST_ID.fullmatch(value):
-                call.request_id = value.decode()
-        elif name == b"x-tags":
-            call.tags = parse_tags(value.decode("latin-1"))
-        elif name == b"content-type":
-            media_type = value
-    if media_type[:16] != b"application/json" and b"json" not in media_type.lower():
+    fields = dict(headers)
+    request_id, tags = fields.get(b"x-request-id"), fields.get(b"x-tags")
+    if request_id is not None and _REQUEST_ID.fullmatch(request_id):
+        call.request_id = request_id.decode()
+    if tags is not None:
+        call.tags = parse_tags(tags.decode("latin-1"))
+    media_type = fields.get(b"content-type", b"")
+    if media_type != b"application/json" and b"json" not in media_type.lower().partition(b";")[0]:
         raise WrongMediaType("the content type must be application/json")
 
 
@@ -195,17 +194,17 @@ def parse_tags(text: str) -> dict[str, str]:
     return tags
 
 
-async def read_body(headers: list[tuple[bytes, bytes]], receive: Receive, limit: int) -> bytes:
+async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
     """The whole body; a larger one is refused as soon as that is known, not after it was read."""
-    too_large = f"the body is larger than {limit} bytes (server.max_body_mb)"
-    for name, value in headers:
-        if name == b"content-length" and value.isdigit() and int(value) > limit:
-            raise BodyTooLarge(too_large)
+    fields = dict(headers)
+    declared = fields.get(b"content-length", b"")
+    if declared.isdigit() and int(declared) > limit:
+        raise too_large(limit)
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
         body: bytes = message.get("body", b"")
         if len(body) > limit:
-            raise BodyTooLarge(too_large)
+            raise too_large(limit)
         return body
     pieces: list[bytes] = []
     size = 0
@@ -215,7 +214,11 @@ async def read_body(headers: list[tuple[bytes, bytes]], receive: Receive, limit:
         pieces.append(message.get("body", b""))
         size += len(pieces[-1])
         if size > limit:
-            raise BodyTooLarge(too_large)
+            raise too_large(limit)
         if not message.get("more_body"):
             return b"".join(pieces)
         message = await receive()
+
+
+def too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is larger than {limit} bytes (server.max_body_mb)")

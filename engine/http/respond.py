@@ -5,14 +5,13 @@ Nothing is sent before content is there, except that a streamed call which stays
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from decimal import Decimal
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from functools import lru_cache
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 
-from engine.billing.books import format_usd
 from engine.call import Call
 from engine.errors import GatewayError
 from engine.http.dialects import Dialect
@@ -21,6 +20,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 _JSON = (b"content-type", b"application/json")
+_LOSS_BYTES = 1024
 _STREAM_HEADERS: Headers = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache, no-transform"),
@@ -83,7 +83,7 @@ class Reply:
         self._last_sent = self._loop.time()
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
-    async def finish(self, tail: bytes, cost_usd: Decimal | None) -> None:
+    async def finish(self, tail: bytes, cost_usd: str) -> None:
         """Send the end of a settled answer: for a plain call all of it."""
         self._stop_signs()
         self.ended = True
@@ -133,6 +133,8 @@ class Reply:
                 (b"x-model", _header_text(last.model)),
                 (b"x-attempts", b"%d" % len(call.attempts)),
             )
+        if call.loss:
+            headers.append((b"x-loss", write_loss(call.loss)))
         headers.append((b"x-config-revision", _header_text(call.snapshot.version[:12])))
         return headers
 
@@ -164,11 +166,8 @@ class Reply:
         self.ended = True
 
 
-def _plain_headers(length: int, cost_usd: Decimal | None) -> Headers:
-    headers = [_JSON, (b"content-length", b"%d" % length)]
-    if cost_usd is not None:
-        headers.append((b"x-cost-usd", format_usd(cost_usd).encode()))
-    return headers
+def _plain_headers(length: int, cost_usd: str) -> Headers:
+    return [_JSON, (b"content-length", b"%d" % length), (b"x-cost-usd", cost_usd.encode())]
 
 
 def error_headers(error: GatewayError) -> Headers:
@@ -185,6 +184,19 @@ def _header_text(text: str) -> bytes:
     if text.isascii() and text.isprintable():
         return text.encode()
     return b"".join(b"%c" % byte if 0x20 < byte < 0x7F else b"%%%02X" % byte for byte in text.encode())
+
+
+def write_loss(pointers: Sequence[str]) -> bytes:
+    """What of a request could not be carried over to the provider's wire: as many pointers as fit, then `+N`."""
+    shown, room = [], _LOSS_BYTES
+    for pointer in pointers:
+        text = quote(pointer, safe="/*_.-~")
+        room -= len(text) + 1
+        if room < 0:
+            break
+        shown.append(text)
+    more = len(pointers) - len(shown)
+    return ",".join([*shown, f"+{more}"] if more else shown).encode()
 
 
 async def respond_json(send: Send, status: int, doc: Any, headers: Headers | None = None) -> None:

@@ -11,7 +11,7 @@ from engine.secret import Secret
 
 Headers = Sequence[tuple[bytes, bytes]]
 KEY_FORMAT = re.compile(r"gw_(live|test|staging|dev)_[A-Za-z0-9_-]{43}")
-_KEY_HEADERS = (b"authorization", b"x-api-key", b"x-goog-api-key")
+_KEY_HEADERS = frozenset((b"authorization", b"x-api-key", b"x-goog-api-key"))
 
 
 class Keys(Protocol):
@@ -54,16 +54,7 @@ class Identity:
 
 def read_key(headers: Headers) -> str:
     """The one key of a request; two different ones are refused rather than chosen from."""
-    found: set[str] = set()
-    for name, value in headers:
-        if name in _KEY_HEADERS:
-            text = value.decode("latin-1").strip()
-            if name == b"authorization":
-                scheme, _, text = text.partition(" ")
-                if scheme.lower() != "bearer":
-                    raise KeyRefused("the Authorization header must be `Bearer <key>`")
-                text = text.strip()
-            found.add(text)
+    found = {_read_header(name, value) for name, value in headers if name in _KEY_HEADERS}
     if not found:
         raise KeyRefused(
             "no API key was given; send `Authorization: Bearer gw_live_...`", code="api_key_missing"
@@ -71,3 +62,13 @@ def read_key(headers: Headers) -> str:
     if len(found) > 1:
         raise KeyRefused("the request carries two different API keys")
     return found.pop()
+
+
+def _read_header(name: bytes, value: bytes) -> str:
+    text = value.decode("latin-1").strip()
+    if name != b"authorization":
+        return text
+    scheme, _, text = text.partition(" ")
+    if scheme.lower() != "bearer":
+        raise KeyRefused("the Authorization header must be `Bearer <key>`")
+    return text.strip()

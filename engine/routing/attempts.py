@@ -139,7 +139,7 @@ class Attempts:
     def _render(self, target: Target, endpoint: Endpoint, rescue: Rescue | None) -> bytes:
         call = self._call
         surface = call.snapshot.surfaces[call.operation]
-        self._translation = None
+        self._translation, call.loss = None, ()
         if endpoint.format.name == surface.name:
             continuation = None
             if rescue is not None and rescue.mode == CONTINUE and self.reader is not None:

@@ -164,10 +164,7 @@ class Cycle(RequestResponseCycle):
         if self.scope["method"] == "HEAD":
             self.expected_content_length, body = 0, b""
         elif self.chunked_encoding:
-            if body:
-                body = b"%x\r\n%b\r\n" % (len(body), body)
-            if not more_body:
-                body += b"0\r\n\r\n"
+            body = frame_chunk(body, last=not more_body)
         elif self.chunked_encoding is False:
             self.expected_content_length -= len(body)
             if self.expected_content_length < 0:
@@ -207,3 +204,9 @@ def refuse_split_lines(block: bytes, lines: int) -> None:
     """A header value with a line break would let its author write headers of their own."""
     if block.count(b"\n") != lines or block.count(b"\r") != lines or b"\0" in block:
         raise RuntimeError("a response header contains a control character")
+
+
+def frame_chunk(body: bytes, *, last: bool) -> bytes:
+    """A piece of a body in chunked coding; an empty piece is nothing, for an empty chunk would end the body."""
+    framed = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+    return framed + b"0\r\n\r\n" if last else framed

@@ -30,7 +30,7 @@ _EQUAL: dict[str, LiteralString] = {
     "model": "model = %s",
     "provider": "provider = %s",
     "status": "status = %s",
-    "request_id": "request_id = %s",
+    "request_id": "(id = %s OR (request_id = %s AND request_id <> id))",
     "since": "started_at >= %s::timestamptz",
     "until": "started_at < %s::timestamptz",
 }
@@ -62,7 +62,7 @@ async def list_calls(
     for name, value in (filters or {}).items():
         condition, shown = _read_filter(name, value)
         conditions.append(condition)
-        values.append(shown)
+        values += [shown] * condition.count("%s")
     if after:
         conditions.append("seq > %s" if oldest_first else "seq < %s")
         values.append(await _find_place(connection, after))

@@ -99,6 +99,11 @@ class _Translated:
         elif isinstance(event, Finished):
             self.begun = self.settling = True
 
+    def _forget_beginning(self) -> None:
+        """Content that never goes out was not said, and the next target may answer from the beginning."""
+        self.begun = self.carries = False
+        self.texts.clear()
+
 
 class TranslatedStream(_Translated):
     """Events are written for the client as they come; what ends the answer is kept for the settlement."""
@@ -129,23 +134,26 @@ class TranslatedStream(_Translated):
 
     def close(self) -> bytes:
         events: list[Event] = []
+        had_begun = self.begun
         for frame in self._splitter.close():
             events += self._read_frame(frame.data, frame.event)
         out = self._take(events + self._reader.close(done=self._done_seen))
         if self.failure is not None:
             return out
-        if not self.settling:
-            raise UpstreamFailure("broken_stream", "the provider's stream ended before the answer did")
-        self.finish()
+        if self.settling:
+            self.finish()
+            return out
+        cut = UpstreamFailure("broken_stream", "the provider's stream ended before the answer did")
+        if not had_begun:
+            self._forget_beginning()
+            raise cut
+        self.failure = cut
         return out
 
     def finish(self) -> None:
         if not self.ended:
             self.ended = True
-            shown: list[Event] = [event for event in self._end if not isinstance(event, UsageReported)]
-            if self.usage is not None and self._asked["usage_asked"]:
-                shown.append(UsageReported(self.usage))
-            self.tail = self._writer.write(shown) + self._writer.close()
+            self.tail = self._writer.write(self._end) + self._writer.close()
 
     def _read_frame(self, data: bytes | None, name: str | None) -> list[Event]:
         if data is None:
@@ -165,21 +173,21 @@ class TranslatedStream(_Translated):
         try:
             for event in events:
                 self._note(event)
-                if not isinstance(event, UsageReported):
-                    (self._end if self.settling else out).append(event)
+                (self._end if self.settling else out).append(event)
         except UpstreamFailure as failure:
             if not had_begun:
-                self.begun = False
+                self._forget_beginning()
                 raise
             self.failure = failure
-        if self._reader.done and self.settling:
-            self.finish()
         if not self.begun:
             self._held += out
             return b""
         if self._held:
             out, self._held = [*self._held, *out], []
-        return self._writer.write(out)
+        written = self._writer.write(out)
+        if self._reader.done and self.settling:
+            self.finish()  # after what stands before the end: the writer counts and remembers
+        return written
 
 
 class TranslatedAnswer(_Translated):
@@ -216,8 +224,5 @@ class TranslatedAnswer(_Translated):
     def _write(self, events: list[Event]) -> bytes:
         if not self._stream:
             return orjson.dumps(self._surface.write_reply(events, self._asked))
-        shown: list[Event] = [event for event in events if not isinstance(event, UsageReported)]
-        if self.usage is not None and self._asked["usage_asked"]:
-            shown.append(UsageReported(self.usage))
         writer = self._surface.new_stream_writer(self._asked)
-        return writer.write(shown) + writer.close()
+        return writer.write(events) + writer.close()
