@@ -171,7 +171,8 @@ class Delivery:
         wait_s = router.cool_downs.seconds_until_usable(auth, target.model, router.clock())
         if wait_s is None:
             return None
-        longest_s = self._plan.policy.retry.honour_retry_after_s if may_wait else 0.0
+        honoured_s = self._plan.policy.retry.honour_retry_after_s
+        longest_s = min(honoured_s, self._seconds_left()) if may_wait else 0.0
         if wait_s > longest_s or self._has_idle_neighbour(target):
             self._skipped_until.append(wait_s)
             return None
@@ -208,7 +209,11 @@ class Delivery:
             if failure.retry_after_s > rule.honour_retry_after_s:
                 return None
             pause_s = max(pause_s, failure.retry_after_s)
-        return pause_s
+        return pause_s if pause_s < self._seconds_left() else None
+
+    def _seconds_left(self) -> float:
+        """What is left of the whole call's clock: no pause goes beyond it."""
+        return self._plan.timeouts.total_s - (self._router.clock() - self._call.began)
 
     async def _rescue(self, failure: UpstreamFailure, rest: list[Target]) -> AnswerReader:
         """Go on with a begun answer at the next targets, or end it with one clear error."""

@@ -249,3 +249,17 @@ async def test_a_prompt_that_is_too_long_goes_only_to_a_larger_context() -> None
     )
     await house.deliver(*targets)
     assert house.targets == ["a", "d"]
+
+
+async def test_no_pause_goes_beyond_the_calls_own_clock() -> None:
+    policy = make_policy(retry={"max": 20, "backoff": {"jitter": 0, "factor": 1}}, timeouts={"total_s": 1})
+    house = House(always("503"))
+    with pytest.raises(NobodyAvailable):
+        await house.deliver(make_target("a"), policy=policy)
+    assert sum(house.slept) < 1
+    limited = House(always("429@3"))
+    with pytest.raises(UpstreamRefused):
+        await limited.deliver(make_target("a"), policy=policy)
+    with pytest.raises(NobodyAvailable):
+        await limited.deliver(make_target("a"), policy=policy)
+    assert limited.slept == []
