@@ -53,7 +53,17 @@ limits:
 retry: {{max: 5, backoff: {{first_s: 5, factor: 2, jitter: 0, max_s: 5}}}}
 breaker: {{failures: 1000000, min_requests: 1000000}}
 """
-KINDS = ("body", "headers", "thinking", "back-off", "first-byte", "mid-stream", "last-byte", "plain", "plain-last")
+KINDS = (
+    "body",
+    "headers",
+    "thinking",
+    "back-off",
+    "first-byte",
+    "mid-stream",
+    "last-byte",
+    "plain",
+    "plain-last",
+)
 
 
 @contextmanager
@@ -115,7 +125,12 @@ class Leaver:
         if self.kind in ("headers", "thinking", "back-off", "plain"):
             await asyncio.sleep(0.15 + random.random() * 0.3)
             return
-        wanted = {"first-byte": b"200 OK", "mid-stream": b"delta", "last-byte": b"finish_reason", "plain-last": b"{"}
+        wanted = {
+            "first-byte": b"200 OK",
+            "mid-stream": b"delta",
+            "last-byte": b"finish_reason",
+            "plain-last": b"{",
+        }
         received = b""
         count = random.randint(2, 12) if self.kind == "mid-stream" else 1
         while received.count(wanted[self.kind]) < count:

@@ -60,7 +60,10 @@ def ask_every_worker(gateway: Gateway, key: str, times: int = 12) -> set[int]:
     """Statuses over so many connections that every worker had one."""
 
     async def many() -> list[int]:
-        return [answer.status for answer in await asyncio.gather(*(ask(gateway.port, "plain", key=key) for _ in range(times)))]
+        return [
+            answer.status
+            for answer in await asyncio.gather(*(ask(gateway.port, "plain", key=key) for _ in range(times)))
+        ]
 
     return set(asyncio.run(many()))
 
@@ -121,7 +124,10 @@ async def live_through(
     gateway: Gateway, outage: Outage, key: str, seconds: float, kills: bool, per_second: float = 20
 ) -> dict[str, Any]:
     """An outage under load; what callers saw."""
-    calls = [{"model": "stream", "stream": True, "key": key}, {"model": "plain", "key": key}]
+    calls: list[dict[str, Any]] = [
+        {"model": "stream", "stream": True, "key": key},
+        {"model": "plain", "key": key},
+    ]
     strangers: list[tuple[float, int]] = []
     readiness: list[tuple[float, str]] = []
     born_in_outage: set[int] = set()
@@ -168,7 +174,9 @@ def judge_afterwards(gateway: Gateway, answers: list[Any]) -> float:
     wait_until(lambda: is_ok_everywhere(gateway), 20, "not ready again")
     back_s = time.monotonic() - began
     wait_until(
-        lambda: wanted <= {record["request_id"] for record in list_records(gateway)}, 10, "records are missing"
+        lambda: wanted <= {record["request_id"] for record in list_records(gateway)},
+        10,
+        "records are missing",
     )
     records = list_records(gateway)
     counts = Counter(record["request_id"] for record in records)
@@ -223,7 +231,10 @@ def test_a_killed_postmaster_is_back_with_every_record_and_nobody_noticed(tmp_pa
     gateway = Gateway(tmp_path)
 
     async def kill_thrice(key: str) -> list[Any]:
-        calls = [{"model": "stream", "stream": True, "key": key}, {"model": "plain", "key": key}]
+        calls: list[dict[str, Any]] = [
+            {"model": "stream", "stream": True, "key": key},
+            {"model": "plain", "key": key},
+        ]
         async with Load(gateway.port, 30, calls) as load:
             for _ in range(3):
                 await asyncio.sleep(0.7)
@@ -266,7 +277,10 @@ def test_an_external_database_goes_away_under_load_and_a_gateway_starts_without_
     simulator = Simulator(tmp_path)
     write_config(tmp_path, simulator.url)
     external = External(tmp_path / "elsewhere")
-    environ = {"DATABASE_URL": external.url, "GATEWAYZ_KEYRING": Fernet.generate_key().decode()}
+    environ: dict[str, Any] = {
+        "DATABASE_URL": external.url,
+        "GATEWAYZ_KEYRING": Fernet.generate_key().decode(),
+    }
     gateway = Gateway(tmp_path, workers=2, **environ)
 
     async def restart_in_outage(outage: Outage, key: str) -> dict[str, Any]:

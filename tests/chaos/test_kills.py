@@ -127,7 +127,9 @@ def judge(scene: Scene, gateway: Gateway) -> dict[str, Any]:
     # A call that was written down in the moment of the kill may not have reached the upstream any more.
     assert begun - len(marks) <= 4, (len(marks), begun, by_status)
     broken = [answer for call, answer in scene.answers if not answer.done and answer.request_id in by_request]
-    odd = [answer for answer in broken if by_request[answer.request_id]["status"] == "ok" and not answer.whole]
+    odd = [
+        answer for answer in broken if by_request[answer.request_id]["status"] == "ok" and not answer.whole
+    ]
     return {
         "sent": scene.sent,
         "upstream": len(marks),
@@ -140,6 +142,10 @@ def judge(scene: Scene, gateway: Gateway) -> dict[str, Any]:
 
 def kill_worker(gateway: Gateway) -> None:
     os.kill(random.choice(list_workers(gateway)), signal.SIGKILL)
+
+
+def are_gone(family: dict[int, str]) -> bool:
+    return not family.keys() & list_processes().keys()
 
 
 def kill_all(gateway: Gateway, family: dict[int, str]) -> None:
@@ -172,7 +178,9 @@ def run_supervisor_kills(folder: Path, workers: int, rounds: int, per_second: fl
         gateway = scene.start()
         for number in range(rounds):
             family = list_family(gateway.process.pid)
-            family |= {pid: command for pid, (_, command) in list_processes().items() if str(folder) in command}
+            family |= {
+                pid: command for pid, (_, command) in list_processes().items() if str(folder) in command
+            }
             family.pop(scene.simulator.process.pid, None)
             family.pop(gateway.process.pid, None)
             kill = gateway.process.kill if number % 2 else partial(kill_all, gateway, family)
@@ -180,7 +188,7 @@ def run_supervisor_kills(folder: Path, workers: int, rounds: int, per_second: fl
             gateway.process.wait()
             gateway.log.close()
             killed = time.monotonic()
-            wait_until(lambda: not family.keys() & list_processes().keys(), 5, "orphans are left")
+            wait_until(partial(are_gone, family), 5, "orphans are left")
             gone_s.append(time.monotonic() - killed)
             gateway = scene.start()
         figures = judge(scene, gateway)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -9,7 +10,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from tests.chaos.traffic import (
     Load,
     admin,
     ask,
+    ask_admin,
     list_workers,
     percentile,
     read_rss_mib,
@@ -33,6 +37,7 @@ STAYS: list[dict[str, Any]] = [
     {"model": "steady"},
     {"model": "long", "stream": True},
 ]
+GUESTS = ("visiting", "visiting-2")
 COMES_AND_GOES: list[dict[str, Any]] = [{"model": "guest", "stream": True}]
 
 
@@ -46,6 +51,27 @@ def replace_file(path: Path, text: str | None) -> None:
     os.replace(beside, path)
 
 
+class Reader:
+    """Reads the configuration's revision in a process of its own, so that nothing here delays the clients."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+
+    async def read_revision(self) -> str:
+        return await asyncio.get_running_loop().run_in_executor(self.pool, read_revision, self.folder)
+
+
+def read_revision(folder: Path) -> str:
+    return make_loader(folder).read()["version"]
+
+
+@cache
+def make_loader(folder: Path) -> Loader:
+    settings = read_settings(config=folder / "gateway.yaml", home=folder / "reader")
+    return Loader(settings, clean_environment())
+
+
 class Configuration:
     """Files that are changed, broken, renamed, deleted and brought back, round after round."""
 
@@ -54,15 +80,8 @@ class Configuration:
         write_files(folder, {"gateway.yaml": "limits: {without_redis: divide}\n"})
         for kind in ("providers.d", "models.d", "policies.d"):
             (folder / kind).mkdir(exist_ok=True)
-        self.loader = Loader(
-            read_settings(config=folder / "gateway.yaml", home=folder / "reader"), clean_environment()
-        )
         self.write_good(0)
         self.write_guest("guest", "visiting")
-
-    def read_revision(self) -> str:
-        """The revision of what is on disk now."""
-        return self.loader.read()["version"]
 
     def path(self, name: str) -> Path:
         return self.folder / name
@@ -91,7 +110,7 @@ class Configuration:
         replace_file(self.path("policies.d/busy.yaml"), self.policy(number))
 
     def write_guest(self, model: str | None, provider: str) -> None:
-        for name in ("visiting", "visiting-2"):
+        for name in GUESTS:
             text = self.provider(name, 0) if model and name == provider else None
             replace_file(self.path(f"providers.d/{name}.yaml"), text)
         text = (
@@ -129,9 +148,9 @@ def gateway_with_files(folder: Path, workers: int) -> Iterator[tuple[Gateway, Co
 
 
 async def fetch_config(gateway: Gateway) -> dict[str, Any]:
-    response = await asyncio.to_thread(admin, gateway, "/admin/config")
-    assert response.status_code == 200, response.text
-    document: dict[str, Any] = response.json()
+    answer = await ask_admin(gateway.port, "/admin/config")
+    assert answer.status == 200, answer
+    document: dict[str, Any] = answer.json()
     return document
 
 
@@ -139,7 +158,7 @@ async def trigger(gateway: Gateway, number: int) -> tuple[str, int]:
     """Start a reload in one of the three ways; the admin's way tells its status."""
     way = ("admin", "signal", "poll")[number % 3]
     if way == "admin":
-        return way, (await asyncio.to_thread(admin, gateway, "/admin/config/reload", "POST")).status_code
+        return way, (await ask_admin(gateway.port, "/admin/config/reload", "POST")).status
     if way == "signal":
         os.kill(gateway.process.pid, signal.SIGHUP)
     return way, 0
@@ -166,6 +185,8 @@ async def run_rounds(gateway: Gateway, configuration: Configuration, rounds: int
     refused_s: list[float] = []
     rss: list[float] = []
     workers = list_workers(gateway)
+    reader = Reader(configuration.folder)
+    await reader.read_revision()
     for number in range(rounds):
         before = await fetch_config(gateway)
         broken = number % 2 == 1
@@ -175,13 +196,14 @@ async def run_rounds(gateway: Gateway, configuration: Configuration, rounds: int
         else:
             write_next_good(configuration, number)
         way, status = await trigger(gateway, number)
-        document = await await_outcome(gateway, before, None if broken else configuration.read_revision())
+        document = await await_outcome(gateway, before, None if broken else await reader.read_revision())
         assert status in (0, 422 if broken else 200), document
         (refused_s if broken else took[way]).append(time.monotonic() - began)
         assert [worker["pid"] for worker in document["workers"]] == workers
         assert {worker["revision"] for worker in document["workers"]} == {document["revision"]}
         if number % 50 == 0:
             rss.append(max(read_rss_mib(pid) for pid in (*workers, gateway.process.pid)))
+    reader.pool.shutdown()
     return {"took": took, "refused_s": refused_s, "rss": rss}
 
 
@@ -254,7 +276,9 @@ def test_a_changed_provider_answers_for_the_next_call(tmp_path: Path) -> None:
     """What a reload said is in force is what the upstream sees."""
     with gateway_with_files(tmp_path, 1) as (gateway, configuration, simulator):
         for number in (5, 6, 7):
-            replace_file(configuration.path("providers.d/alpha.yaml"), configuration.provider("alpha", number))
+            replace_file(
+                configuration.path("providers.d/alpha.yaml"), configuration.provider("alpha", number)
+            )
             document = admin(gateway, "/admin/config/reload", "POST")
             assert document.status_code == 200, document.text
             answer = asyncio.run(ask(gateway.port, "steady"))
@@ -273,26 +297,27 @@ def eager_threads() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
+def flip_guest(configuration: Configuration, number: int) -> None:
+    """Its files go and come; they are there in the end unless the number is a multiple of three."""
+    for each in range(number, number + 5):
+        configuration.write_guest(None, "visiting")
+        time.sleep(random.random() * 0.002)
+        configuration.write_guest("guest", GUESTS[each % 2])
+    if number % 3 == 0:
+        configuration.write_guest(None, "visiting")
+
+
 @pytest.mark.usefixtures("eager_threads")
 def test_a_folder_that_changes_while_it_is_read_is_read_again(tmp_path: Path) -> None:
     """Files vanish and appear between the listing and the reading: the next look finds out."""
     configuration = Configuration(tmp_path / "config", "http://127.0.0.1:9")
-    loader, names = configuration.loader, ("visiting", "visiting-2")
+    loader, names = make_loader(configuration.folder), GUESTS
     watch, looks = ConfigWatch(loader), 0
     for number in range(3000):  # a folder that takes a while to list, after the one that changes
         (configuration.path("models.d") / f"{number}.txt").touch()
     loader.read()
     for number in range(100):
-
-        def flip() -> None:
-            for each in range(number, number + 5):
-                configuration.write_guest(None, "visiting")
-                time.sleep(random.random() * 0.002)
-                configuration.write_guest("guest", names[each % 2])
-            if number % 3 == 0:
-                configuration.write_guest(None, "visiting")
-
-        change = threading.Thread(target=flip)
+        change = threading.Thread(target=flip_guest, args=(configuration, number))
         change.start()
         while change.is_alive():
             manifest = loader.read()

@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,13 @@ class Answer:
 
 
 def write_request(
-    port: int, model: str, *, key: str = ADMIN_KEY, text: str = "Tell me a story.", tags: str = "", **body: Any
+    port: int,
+    model: str,
+    *,
+    key: str = ADMIN_KEY,
+    text: str = "Tell me a story.",
+    tags: str = "",
+    **body: Any,
 ) -> bytes:
     doc = {"model": model, "messages": [{"role": "user", "content": text}], **body}
     data = json.dumps(doc).encode()
@@ -72,12 +78,22 @@ def write_request(
 
 async def ask(port: int, model: str, **options: Any) -> Answer:
     """One call from connecting to its end, however that comes."""
+    return await exchange(port, write_request(port, model, **options))
+
+
+async def ask_admin(port: int, path: str, method: str = "GET") -> Answer:
+    """One request of an administrator."""
+    head = f"{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nauthorization: Bearer {ADMIN_KEY}"
+    return await exchange(port, f"{head}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".encode())
+
+
+async def exchange(port: int, request: bytes) -> Answer:
     answer, began = Answer(), time.monotonic()
     received = bytearray()
     writer: asyncio.StreamWriter | None = None
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(write_request(port, model, **options))
+        writer.write(request)
         while piece := await reader.read(65536):
             received += piece
     except OSError:
@@ -98,7 +114,9 @@ def read_answer(received: bytes, answer: Answer) -> None:
         return
     status, *lines = head.decode("latin-1").split("\r\n")
     answer.status = int(status.split()[1])
-    answer.headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    answer.headers = {
+        name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
+    }
     if answer.headers.get("transfer-encoding") == "chunked":
         answer.body, answer.whole = read_chunks(body)
     else:
@@ -107,7 +125,7 @@ def read_answer(received: bytes, answer: Answer) -> None:
 
 
 def read_chunks(body: bytes) -> tuple[bytes, bool]:
-    pieces = []
+    pieces: list[bytes] = []
     while body:
         size, found, rest = body.partition(b"\r\n")
         if not found:
@@ -123,7 +141,7 @@ def read_chunks(body: bytes) -> tuple[bytes, bool]:
 class Load:
     """Calls at a steady rate until it is stopped; every answer is kept with the moment it began."""
 
-    def __init__(self, port: int, per_second: float, calls: list[Mapping[str, Any]]) -> None:
+    def __init__(self, port: int, per_second: float, calls: Sequence[Mapping[str, Any]]) -> None:
         self.port, self.per_second, self.calls = port, per_second, calls
         self.answers: list[tuple[float, Mapping[str, Any], Answer]] = []
         self._tasks: set[asyncio.Task[None]] = set()
