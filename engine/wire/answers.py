@@ -156,7 +156,7 @@ class SameWireStream:
 
     def _is_one_text(self, data: bytes) -> bool:
         """The commonest read by far: exactly one event, and it carries a piece of text."""
-        if data[:6] != b"data: " or data.find(b"\n\n") != len(data) - 2:
+        if data[:7] != b"data: {" or data.find(_LF) != len(data) - 2:
             return False
         try:
             text = self._look.plain_text(orjson.loads(data[6:]))
@@ -169,30 +169,47 @@ class SameWireStream:
 
     def _look_at(self, whole: bytes) -> bytes:
         """The events of one read that may go out. On a failure `_passed` holds those before it."""
-        plain_text, loads, add_text = self._look.plain_text, orjson.loads, self.texts.append
         blank = self._blank or _LF
+        docs = self._parse_together(whole, blank)
+        texts = [self._look.plain_text(doc) for doc in docs]
+        if not self.settling and None not in texts:
+            self.texts += texts  # type: ignore[arg-type] # none of them is None
+            self.begun = True
+            return whole
+        return self._sort_events(whole, blank, docs, texts)
+
+    def _parse_together(self, whole: bytes, blank: bytes) -> list[Any]:
+        """The documents of all events, in one call of the parser; None for those that it cannot be asked about."""
+        events = whole.count(blank)
+        mark = b"data: " + self._done + blank if self._done is not None else b"\0"
+        is_last = whole.endswith(mark)
+        end = len(whole) - (len(mark) if is_last else 0) - len(blank)
+        if whole[:7] == b"data: {":
+            try:
+                docs: list[Any] = orjson.loads(b"[%b]" % whole[6:end].replace(blank + b"data: ", b","))
+            except orjson.JSONDecodeError:
+                docs = []
+            if len(docs) + is_last == events:
+                return [*docs, None] if is_last else docs
+        return [None] * events
+
+    def _sort_events(self, whole: bytes, blank: bytes, docs: list[Any], texts: list[str | None]) -> bytes:
         kept: list[bytes] = []
         start = position = 0
-        for event in whole[: -len(blank)].split(blank):
+        for event, doc, text in zip(whole[: -len(blank)].split(blank), docs, texts, strict=True):
             end = position + len(event) + len(blank)
-            if event[:6] == b"data: ":
+            if text is not None and not self.settling:
+                self.texts.append(text)
+                self.begun = True
+            else:
                 try:
-                    text = plain_text(loads(event[6:]))
-                except orjson.JSONDecodeError:
-                    text = None
-                if text is not None and not self.settling:
-                    add_text(text)
-                    self.begun = True
-                    position = end
-                    continue
-            try:
-                passes = self._pass_event(event)
-            except UpstreamFailure:
-                self._passed = b"".join((*kept, whole[start:position]))
-                raise
-            if not passes:
-                kept.append(whole[start:position])
-                start = end
+                    passes = self._pass_event(event, doc)
+                except UpstreamFailure:
+                    self._passed = b"".join((*kept, whole[start:position]))
+                    raise
+                if not passes:
+                    kept.append(whole[start:position])
+                    start = end
             position = end
         return b"".join((*kept, whole[start:])) if start else whole
 
@@ -229,8 +246,10 @@ class SameWireStream:
         unified = data[: len(data) - waiting].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         return unified + b"\r" * waiting
 
-    def _pass_event(self, event: bytes) -> bool:
+    def _pass_event(self, event: bytes, doc: Any = None) -> bool:
         """Look at an event that is not plain text. True: it may go out with the rest of this read."""
+        if doc.__class__ is dict:
+            return self._pass_doc(event, doc)
         payload = read_payload(event)
         if payload is None:
             return not self._keep_end(event)
