@@ -106,11 +106,12 @@ class BlockMachine:
         if self.failed:
             return
         unfinished = [number for number, choice in self._choices.items() if not choice.finished]
-        if (done or self.done) and (unfinished or not self._choices):
-            for number in unfinished or [0]:
+        if unfinished and (done or self.done):
+            for number in unfinished:
                 self._finish({"finish": "stop", "choice": number}, events)
         elif unfinished or not self._choices:
-            self.fail(ProviderError("the provider's stream ended before the answer did"), events)
+            ended = ProviderError("the provider's stream ended before the answer did")
+            self.fail(ended, events, kind="broken_stream")
 
     def fail(
         self, error: ProviderError, events: list[Event], *, status: int = 502, kind: str | None = None

@@ -27,7 +27,13 @@ class Translation:
     def __init__(self, call: Call, surface: Format, format: Format, facts: Mapping[str, Any]) -> None:
         self._surface, self._format = surface, format
         self.stream, self.usage_asked = call.stream, call.usage_asked
-        self._asked = {"id": call.id, "created": int(call.started_at), "usage_asked": call.usage_asked}
+        choices = call.request.get("n")
+        self._asked = {
+            "id": call.id,
+            "created": int(call.started_at),
+            "usage_asked": call.usage_asked,
+            "choices": choices if isinstance(choices, int) else 1,
+        }
         chat = surface.read_request(call.request)
         self.loss = tuple(f"/{key}" for key in format.find_loss(chat))
         self.body = format.write_request({**chat, "model": facts["model"]}, facts)
@@ -60,6 +66,8 @@ class _Translated:
     __slots__ = (
         "_asked",
         "_format",
+        "_missing",
+        "_open",
         "_surface",
         "begun",
         "carries",
@@ -74,6 +82,9 @@ class _Translated:
 
     def __init__(self, surface: Format, format: Format, asked: Mapping[str, Any]) -> None:
         self._surface, self._format, self._asked = surface, format, asked
+        self._missing: int = asked.get("choices", 1)
+        """How many choices are still to finish; `_open` are those that have begun."""
+        self._open: set[int] = set()
         self.begun = self.ended = self.settling = self.carries = False
         self.tail = b""
         self.texts: list[str] = []
@@ -94,10 +105,19 @@ class _Translated:
                 self.carries = self.carries or event.kind != "reasoning" or event.field == "signature"
             self.begun = True
         elif isinstance(event, BlockStarted):
+            self._open.add(event.choice)
             if event.kind not in ("text", "reasoning"):
                 self.begun = self.carries = True
         elif isinstance(event, Finished):
-            self.begun = self.settling = True
+            self._open.discard(event.choice)
+            self._missing -= 1
+            self.begun = True
+            self.settling = self._missing <= 0 and not self._open
+
+    def _settle_fewer(self) -> None:
+        """The provider has ended: what it began is whole, though it may be fewer choices than were asked for."""
+        if self._missing < self._asked.get("choices", 1) and not self._open:
+            self.settling = True
 
     def _forget_beginning(self) -> None:
         """Content that never goes out was not said, and the next target may answer from the beginning."""
@@ -140,6 +160,7 @@ class TranslatedStream(_Translated):
         out = self._take(events + self._reader.close(done=self._done_seen))
         if self.failure is not None:
             return out
+        self._settle_fewer()
         if self.settling:
             self.finish()
             return out
@@ -185,6 +206,8 @@ class TranslatedStream(_Translated):
         if self._held:
             out, self._held = [*self._held, *out], []
         written = self._writer.write(out)
+        if self._reader.done:
+            self._settle_fewer()
         if self._reader.done and self.settling:
             self.finish()  # after what stands before the end: the writer counts and remembers
         return written
