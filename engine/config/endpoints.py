@@ -130,5 +130,9 @@ class ProviderBuilder:
 
     def _find_format(self, path: TreePath, name: str) -> Format | None:
         if name not in self.known_formats:
-            self.notes.refuse(path, f'no wire format "{name}"{suggest(name, list(self.known_formats))}')
+            # As it stands in the file: what a ${...} held is not shown.
+            written: Any = self.entry.assembled.tree
+            for step in path:
+                written = written[step]
+            self.notes.refuse(path, f'no wire format "{written}"{suggest(name, list(self.known_formats))}')
         return self.formats.get(name)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from engine.call import Attempt, Call
 from engine.config.snapshot import Credential, Endpoint, Target, Timeouts
 from engine.errors import UpstreamFailure, UpstreamTimedOut
-from engine.upstream.exchange import Continuation, Exchange, render_body
+from engine.upstream.exchange import Continuation, Exchange, hide_secrets, render_body
 from engine.upstream.reply import Reply
 from engine.wire.answers import AnswerReader, SameWireAnswer, SameWireStream
 from engine.wire.rescue import CONTINUE, RescueStream, Resumption, read_identity
@@ -83,6 +83,7 @@ class Attempts:
             finally:
                 upstream.close()
         except UpstreamFailure as failure:
+            hide_secrets(failure, target.provider, credential)
             attempt.outcome = f"timeout:{failure.clock}" if failure.clock else failure.kind
             attempt.reason = failure.message
             raise

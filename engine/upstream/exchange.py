@@ -16,7 +16,7 @@ import orjson
 
 from engine.call import Call
 from engine.config.snapshot import Credential, Endpoint, Provider, Target, Timeouts
-from engine.errors import InvalidRequest, UpstreamFailure
+from engine.errors import InvalidRequest, ProviderError, UpstreamFailure
 from engine.secret import Secret
 from engine.upstream.pools import Upstreams
 from engine.upstream.reply import Origin, Reply, write_head
@@ -105,7 +105,7 @@ class Exchange:
         if 200 <= reply.status < 300:
             return reply
         try:
-            raise await read_refusal(reply, endpoint, target, credential)
+            raise await read_refusal(reply, endpoint, target)
         finally:
             reply.close()
 
@@ -155,16 +155,13 @@ def render_headers(provider: Provider, credential: Credential) -> dict[str, str]
     return headers
 
 
-async def read_refusal(
-    reply: Reply, endpoint: Endpoint, target: Target, credential: Credential
-) -> UpstreamFailure:
+async def read_refusal(reply: Reply, endpoint: Endpoint, target: Target) -> UpstreamFailure:
     """What an error status means, with the provider's own words."""
     status = reply.status
     try:
         body = await reply.read_all(MAX_ERROR_BYTES)
     except UpstreamFailure:
         body = b""  # the status says enough; what follows it is broken, late or far too long
-    body = hide_secrets(body, target.provider, credential)
     text = body.decode("utf-8", "replace")
     try:
         doc = orjson.loads(body)
@@ -177,14 +174,18 @@ async def read_refusal(
     return UpstreamFailure(kind, message, status=status, retry_after_s=retry_after_s, error=facts)
 
 
-def hide_secrets(body: bytes, provider: Provider, credential: Credential) -> bytes:
-    """An error body without the secrets that were sent: some providers quote a refused key."""
+def hide_secrets(failure: UpstreamFailure, provider: Provider, credential: Credential) -> None:
+    """Take the secrets that were sent out of a provider's words: some quote a refused key."""
     sent = [credential.secret, *(value for value in provider.headers.values() if isinstance(value, Secret))]
-    for secret in sent:
-        text = secret.reveal().encode()
-        if len(text) >= SHORTEST_SECRET:
-            body = body.replace(text, b"***")
-    return body
+    for text in (secret.reveal() for secret in sent):
+        if len(text) < SHORTEST_SECRET:
+            continue
+        failure.message = failure.message.replace(text, "***")
+        if failure.error is not None:
+            facts = {name: getattr(failure.error, name) for name in ("message", "type", "code", "param")}
+            failure.error = ProviderError(
+                **{name: fact and fact.replace(text, "***") for name, fact in facts.items()}
+            )
 
 
 def read_retry_after(seconds: bytes | None, milliseconds: bytes | None = None) -> float | None:

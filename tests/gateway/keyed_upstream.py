@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Saying:
-    """One answer. `{sent}` in the body becomes the credential as it was sent."""
+    """One answer. `{sent}` in the body becomes what was sent in the headers that carry secrets."""
 
     status: int = 200
     body: str = ""
@@ -19,7 +19,7 @@ class Saying:
 
 
 def word_answer(model: str, key: str) -> str:
-    message = {"role": "assistant", "content": f"said to {key[-1]}"}
+    message = {"role": "assistant", "content": f"said to {key[-1:]}"}
     return json.dumps(
         {
             "id": "x",
@@ -53,7 +53,8 @@ class KeyedUpstream:
                 upstream.keys.append(key)
                 upstream.bodies.append(body)
                 saying = upstream.rules.get(key, Saying())
-                text = saying.body.replace("{sent}", sent) or word_answer(body.get("model", ""), key)
+                quoted = f"{sent} {self.headers.get('x-extra', '')}"
+                text = saying.body.replace("{sent}", quoted) or word_answer(body.get("model", ""), key)
                 self.send_response(saying.status)
                 named = {"content-type": "application/json"} | saying.headers
                 for name, value in named.items():
