@@ -116,7 +116,9 @@ class Leaver:
             "plain": ("plain", False),
             "plain-last": ("quick", False),
         }[self.kind]
-        request = write_request(self.port, model, key=self.key, text=self.mark, stream=stream)
+        request = write_request(
+            self.port, model, key=self.key, text=self.mark, tags=f"mark={self.mark}", stream=stream
+        )
         if self.kind == "body":
             writer.write(request[: -random.randint(1, 60)])
             await asyncio.sleep(random.random() * 0.05)
@@ -151,7 +153,7 @@ class Leaver:
 
 async def send_leavers(port: int, key: str, count: int, at_once: int) -> list[Leaver]:
     kinds = itertools.cycle(KINDS)
-    leavers = [Leaver(port, key, next(kinds), f"leaver {number}") for number in range(count)]
+    leavers = [Leaver(port, key, next(kinds), f"leaver-{number}") for number in range(count)]
     gate = asyncio.Semaphore(at_once)
 
     async def run(leaver: Leaver) -> None:
@@ -194,8 +196,13 @@ def abort_many(gateway: Gateway, simulator: Simulator, key: str, count: int, at_
     seen = list_simulated(simulator)
     assert len(records) == len({record["id"] for record in records})
     by_status = Counter(record["status"] for record in records)
+    by_mark = {record["tags"]["mark"]: record for record in records}
     asked = {read_mark(call) for call in seen}
-    assert len(records) == len(asked) + count_unasked(records), (len(records), len(asked))
+    assert len(by_mark) == len(records) and asked <= by_mark.keys(), "each call that was asked has one record"
+    # On a slow machine a client may leave while its upstream connection is still being made.
+    unasked = by_mark.keys() - asked
+    kinds = Counter(leaver.kind for leaver in leavers if leaver.mark in unasked)
+    assert kinds.keys() <= {"headers", "thinking", "back-off", "plain"}, kinds
     errors = Counter(record["error"] for record in records if record["status"] not in ("aborted", "ok"))
     assert not errors, (by_status, errors)
     lags = measure_lags(leavers, seen)
@@ -204,6 +211,7 @@ def abort_many(gateway: Gateway, simulator: Simulator, key: str, count: int, at_
         records=len(records),
         statuses=dict(by_status),
         upstream_calls=len(seen),
+        left_before_asking=len(unasked),
         all_held_is_back_after_s=closed_s,
         upstream_saw_close_p50_ms=percentile(lags, 0.5),
         upstream_saw_close_p99_ms=percentile(lags, 0.99),
@@ -212,10 +220,6 @@ def abort_many(gateway: Gateway, simulator: Simulator, key: str, count: int, at_
     )
     assert percentile(lags, 0.99) < 250
     prove_slots_are_free(gateway, key)
-
-
-def count_unasked(records: list[dict[str, Any]]) -> int:
-    return sum(not record["attempts"] for record in records)
 
 
 def read_mark(call: dict[str, Any]) -> str:
