@@ -31,6 +31,7 @@ from engine.upstream.exchange import Exchange
 from engine.upstream.reply import Reply
 from engine.wire.answers import AnswerReader
 from engine.wire.requests import read_request
+from engine.wire.rescue import count_delivered_tokens
 
 # Once the finish was seen, the provider's last bytes are waited for this long: with usage known, and without.
 END_GRACE_S = 0.25
@@ -149,6 +150,8 @@ class Relay:
                 self._note_first_token(upstream, attempt, clocks)
             if out:
                 await self._reply.send(out)
+            if self._call.client_gone and self._has_drained_enough(reader):
+                raise asyncio.CancelledError
             if reader.failure is not None and not reader.settling:
                 raise reader.failure
             if reader.settling and not reader.ended:
@@ -162,3 +165,8 @@ class Relay:
         if call.stream:
             left_s = max(clocks.total_s - (now - call.began), 0.01)
             upstream.set_clock("total", left_s, idle_s=clocks.idle_s)
+
+    def _has_drained_enough(self, reader: AnswerReader) -> bool:
+        """A caller who left is read on for its usage, but not for more than the policy assumes of an answer."""
+        policy = self._call.policy
+        return policy is not None and count_delivered_tokens(reader.texts) > policy.assume_output_tokens

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from engine.call import Attempt, Call
 from engine.config.snapshot import Credential, Endpoint, Target, Timeouts
-from engine.errors import UpstreamFailure, UpstreamTimedOut
+from engine.errors import InvalidRequest, UpstreamFailure, UpstreamTimedOut
 from engine.upstream.exchange import Continuation, Exchange, hide_secrets, render_body
 from engine.upstream.reply import Reply
 from engine.wire.answers import AnswerReader, SameWireAnswer, SameWireStream
@@ -148,6 +148,11 @@ class Attempts:
             return render_body(call, target, endpoint, continuation)
         self._translation = self._translate(target, endpoint)
         call.loss = self._translation.loss
+        if call.loss and call.policy is not None and call.policy.on_loss == "fail":
+            lost = ", ".join(call.loss)
+            raise InvalidRequest(
+                f"{target.provider.name} cannot express {lost} of this request", code="request_would_lose"
+            )
         return self._translation.render(target.provider.params.edits(self._translation.body))
 
     def _translate(self, target: Target, endpoint: Endpoint) -> Translation:

@@ -11,6 +11,7 @@ import orjson
 
 from engine.errors import UpstreamFailure
 from engine.wire.formats import Format
+from engine.wire.json_text import parse_json
 from engine.wire.look import Look, Seen
 from engine.wire.usage import Usage
 
@@ -260,8 +261,8 @@ class SameWireStream:
             self._keep_end(event, always=True)
             return False
         try:
-            doc = orjson.loads(payload)
-        except orjson.JSONDecodeError:
+            doc = parse_json(payload)
+        except ValueError:
             self.damaged += 1
             return False
         if not isinstance(doc, dict):
@@ -342,8 +343,8 @@ class SameWireAnswer:
     def close(self) -> bytes:
         body = b"".join(self._pieces) if len(self._pieces) != 1 else self._pieces[0]
         try:
-            doc = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
+            doc = parse_json(body)
+        except ValueError as error:
             raise UpstreamFailure("broken_stream", "the provider's answer is not JSON") from error
         if not isinstance(doc, dict):
             raise UpstreamFailure("broken_stream", "the provider's answer is not a JSON object")

@@ -199,10 +199,7 @@ class BlockMachine:
             if name in _CONTROL or value is None or value == "" or value == []:
                 continue
             if name in JOINED:
-                if name in block.pieces:
-                    block.pieces[name].append(value)
-                else:
-                    block.pieces[name] = [value]
+                block.pieces.setdefault(name, []).append(value)
                 added.append((name, value))
             elif name in LISTED:
                 block.values.setdefault(name, []).extend(value)

@@ -10,6 +10,7 @@ import orjson
 
 from engine.call import Call
 from engine.errors import InvalidRequest
+from engine.wire.json_text import parse_json
 
 Check = Callable[[Any], bool]
 LONGEST_MODEL = 512
@@ -38,12 +39,14 @@ def read_request(call: Call) -> None:
 def parse_object(body: bytes) -> dict[str, Any]:
     """The JSON object of a body. Raises InvalidRequest with the place of the first mistake."""
     try:
-        parsed = orjson.loads(body)
+        parsed = parse_json(body)
     except orjson.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise InvalidRequest(
             f"the body is not valid JSON ({where}: {error.msg})", code="invalid_json"
         ) from error
+    except ValueError as error:
+        raise InvalidRequest(f"the body is not valid JSON ({error})", code="invalid_json") from error
     if not isinstance(parsed, dict):
         raise InvalidRequest("the body must be a JSON object", code="invalid_json")
     return parsed

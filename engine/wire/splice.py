@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from engine.wire.json_text import write_json
+
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]:,]', re.DOTALL)
 _ESCAPED_LETTER = re.compile(rb"\\u00[4567]")
 
@@ -72,7 +74,7 @@ def _replace_only_string(body: bytes, parsed: Mapping[str, Any], edits: Mapping[
     between = body[body.find(key) + len(key) : start].strip()
     if between != b":" or not end or _literal(body[start:end]) != parsed[name]:
         return None
-    return body[:start] + orjson.dumps(value) + body[end:]
+    return body[:start] + write_json(value) + body[end:]
 
 
 def _literal(text: bytes) -> Any:
@@ -94,13 +96,13 @@ def _replace_members(body: bytes, parsed: Mapping[str, Any], edits: Mapping[str,
         return b"{" + b",".join(pieces) + b"}"
     for name in sorted(edits, key=lambda name: -members[name].start):
         member = members[name]
-        body = body[: member.value_start] + orjson.dumps(edits[name]) + body[member.end :]
+        body = body[: member.value_start] + write_json(edits[name]) + body[member.end :]
     return body
 
 
 def _member_bytes(body: bytes, name: str, member: _Member, edits: Mapping[str, Any]) -> bytes:
     if name in edits:
-        return orjson.dumps(name) + b":" + orjson.dumps(edits[name])
+        return orjson.dumps(name) + b":" + write_json(edits[name])
     return body[member.start : member.end]
 
 
@@ -136,9 +138,9 @@ def _trimmed(body: bytes, start: int, value_start: int, end: int) -> _Member:
 def _append_members(body: bytes, added: Mapping[str, Any]) -> bytes:
     end = body.rindex(b"}")
     comma = b"" if body[:end].rstrip().endswith(b"{") else b","
-    return body[:end] + comma + orjson.dumps(dict(added))[1:-1] + body[end:]
+    return body[:end] + comma + write_json(dict(added))[1:-1] + body[end:]
 
 
 def _write_anew(parsed: Mapping[str, Any], edits: Mapping[str, Any]) -> bytes:
     merged = {**parsed, **edits}
-    return orjson.dumps({name: value for name, value in merged.items() if value is not DROPPED})
+    return write_json({name: value for name, value in merged.items() if value is not DROPPED})

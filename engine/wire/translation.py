@@ -7,14 +7,13 @@ is no translator from A to B: the canonical chat and the canonical events stand 
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
 from engine.call import Call
 from engine.errors import InvalidRequest, UpstreamFailure
 from engine.wire.answers import fail_in_band, find_error
 from engine.wire.canonical import BlockAdded, BlockStarted, Event, Failed, Finished, UsageReported
 from engine.wire.formats import Format
 from engine.wire.frames import FramingBroke
+from engine.wire.json_text import parse_json, write_json
 from engine.wire.splice import DROPPED
 from engine.wire.usage import Usage
 
@@ -45,8 +44,8 @@ class Translation:
         """The request body with the provider's declared fixes."""
         body = {name: value for name, value in {**self.body, **edits}.items() if value is not DROPPED}
         try:
-            return orjson.dumps(body)
-        except orjson.JSONEncodeError as error:
+            return write_json(body)
+        except (TypeError, ValueError) as error:
             raise InvalidRequest(f"the request cannot be written as {self._format.name}: {error}") from error
 
     def reader(self, media_type: bytes) -> "TranslatedStream | TranslatedAnswer":
@@ -183,8 +182,8 @@ class TranslatedStream(_Translated):
             self._done_seen = True
             return self._reader.close(done=True)
         try:
-            return self._reader.feed(orjson.loads(data), name)
-        except orjson.JSONDecodeError:
+            return self._reader.feed(parse_json(data), name)
+        except ValueError:
             self._torn += 1
             return []
 
@@ -229,8 +228,8 @@ class TranslatedAnswer(_Translated):
 
     def close(self) -> bytes:
         try:
-            doc = orjson.loads(b"".join(self._pieces))
-        except orjson.JSONDecodeError as error:
+            doc = parse_json(b"".join(self._pieces))
+        except ValueError as error:
             raise UpstreamFailure("broken_stream", "the provider's answer is not JSON") from error
         if isinstance(doc, dict) and (failed := find_error(doc)):
             raise fail_in_band(self._format, failed, doc)
@@ -246,6 +245,6 @@ class TranslatedAnswer(_Translated):
 
     def _write(self, events: list[Event]) -> bytes:
         if not self._stream:
-            return orjson.dumps(self._surface.write_reply(events, self._asked))
+            return write_json(self._surface.write_reply(events, self._asked))
         writer = self._surface.new_stream_writer(self._asked)
         return writer.write(events) + writer.close()
