@@ -285,9 +285,11 @@ def _check_types(fact: Mapping[str, Any]) -> None:
     """Choices are counted and pieces are joined: a provider that sends anything else there is not understood."""
     if not isinstance(fact.get("choice") or 0, int):
         raise ValueError("a choice's number is not a number")
-    for name in JOINED:
-        if name in fact and not isinstance(fact[name] or "", str):
-            raise ValueError(f"{name} is not text")
+    for said in (fact, fact["whole"]) if fact.get("whole") else (fact,):
+        for name in JOINED:
+            value = said.get(name)
+            if value is not None and value.__class__ is not str and value != []:
+                raise ValueError(f"{name} is not text")
 
 
 def _says_something(fact: Mapping[str, Any]) -> bool:
