@@ -78,6 +78,7 @@ class Supervisor:
         self._listening: socket.socket | None = None
         self._simulator: subprocess.Popen[bytes] | None = None
         self._simulator_socket: socket.socket | None = None
+        self._polling: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self) -> None:
@@ -97,6 +98,7 @@ class Supervisor:
             exits.callback(self._cancel_tasks)
             if await self._finish_unless_left(self._start()):
                 await self._leave.wait()
+            if self._fleet.serving():  # also when others of them were still starting
                 await self._drain()
 
     # Start
@@ -183,7 +185,8 @@ class Supervisor:
     async def _drain(self) -> None:
         server = self._reloader.snapshot.server
         log.info("leaving: open calls may finish for %g s", server.finish_s)
-        self._polling.cancel()
+        if self._polling is not None:
+            self._polling.cancel()
         loop = asyncio.get_running_loop()
         closing = loop.call_later(server.announce_s, self._close_port)
         draining = loop.create_task(self._fleet.drain(server.announce_s, server.finish_s))

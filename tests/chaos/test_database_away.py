@@ -152,7 +152,8 @@ async def live_through(
     assert bool(cut) <= kills, "only a killed worker may cut its own calls"
     # A server that hangs is known to be away when it has not answered for NOTICED_S.
     assert {status for _, status in strangers} == {503}, strangers
-    assert {status for at, status in readiness if at > NOTICED_S} == {"degraded"}, readiness
+    late = NOTICED_S if seconds > NOTICED_S else 2
+    assert {status for at, status in readiness if at > late} == {"degraded"}, readiness
     if kills:
         assert born_in_outage
     return {
@@ -202,8 +203,8 @@ def await_key_cache(gateway: Gateway) -> None:
 @pytest.mark.parametrize(
     ("how", "seconds", "kills"),
     [
-        (freeze, 9.0, False),
-        (kill_for_a_while, 8.0, True),
+        (kill_for_a_while, 4.0, True),
+        pytest.param(freeze, 9.0, False, marks=pytest.mark.slow),
         pytest.param(freeze, 40.0, True, marks=[pytest.mark.slow, pytest.mark.timeout(240)]),
         pytest.param(kill_for_a_while, 45.0, True, marks=[pytest.mark.slow, pytest.mark.timeout(240)]),
     ],
@@ -269,7 +270,7 @@ class External:
 
 
 @pytest.mark.parametrize(
-    "seconds", [8.0, pytest.param(35.0, marks=[pytest.mark.slow, pytest.mark.timeout(240)])]
+    "seconds", [3.5, pytest.param(35.0, marks=[pytest.mark.slow, pytest.mark.timeout(240)])]
 )
 def test_an_external_database_goes_away_under_load_and_a_gateway_starts_without_it(
     tmp_path: Path, seconds: float

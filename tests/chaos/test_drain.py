@@ -145,3 +145,21 @@ def test_a_second_sigterm_ends_open_calls_at_once(tmp_path: Path) -> None:
         assert {answer.status for name, answer in answers.items() if "endless" not in name} == {503}
         assert all(answer.whole for answer in answers.values())
         assert not [command for _, command in list_processes().values() if str(tmp_path / "home") in command]
+
+
+def test_sigterm_while_other_workers_still_start_lets_calls_finish(tmp_path: Path) -> None:
+    simulator = Simulator(tmp_path)
+    write_config(tmp_path, simulator.url, 0, 10)
+    gateway = Gateway(tmp_path, workers=4)
+
+    async def leave() -> Answer:
+        call = asyncio.create_task(ask(gateway.port, "brief", stream=True))
+        await asyncio.sleep(0.1)
+        gateway.process.send_signal(signal.SIGTERM)
+        return await call
+
+    with running(simulator):
+        gateway.await_ready()
+        assert asyncio.run(leave()).done
+        assert gateway.process.wait(15) == 0
+        gateway.log.close()
