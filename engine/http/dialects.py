@@ -3,9 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import orjson
-
 from engine.errors import GatewayError
+from engine.wire.json_text import write_json
 
 Writer = Callable[[GatewayError, str], bytes]
 
@@ -22,7 +21,7 @@ class Dialect:
 
 def _write_openai_error(error: GatewayError, request_id: str) -> bytes:
     facts = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
-    return orjson.dumps({"error": facts, "request_id": request_id})
+    return write_json({"error": facts, "request_id": request_id})
 
 
 def _write_openai_stream_error(error: GatewayError, request_id: str) -> bytes:

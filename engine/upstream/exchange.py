@@ -51,7 +51,7 @@ def render_body(
         edits |= _prefill(request, provider, continuation)
     try:
         return edit_members(call.body, request, edits)
-    except orjson.JSONEncodeError as error:
+    except ValueError as error:
         raise InvalidRequest(f"the request cannot be written for {provider.name}: {error}") from error
 
 

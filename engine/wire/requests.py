@@ -24,6 +24,8 @@ def read_request(call: Call) -> None:
         raise _missing("model", "a string that names the model")
     if len(model) > LONGEST_MODEL:
         raise InvalidRequest(f"'model' is longer than {LONGEST_MODEL} characters", param="model")
+    if not model.isascii() and model.encode("utf-8", "replace") != model.encode("utf-8", "surrogatepass"):
+        raise InvalidRequest("'model' holds half of a surrogate pair", param="model")
     for name, (fits, wanted) in _OPTIONAL.items():
         if name in request and request[name] is not None and not fits(request[name]):
             raise InvalidRequest(f"{name!r} must be {wanted}", code="invalid_type", param=name)

@@ -97,13 +97,16 @@ BODY = json.dumps(GOOD).encode()
         (b'{"model": Infinity}', "line 1"),
         (b'{"model": "sim/echo", "temperature": 1e999}', "line 1"),
         (b'{"model": "\xff\xfe"}', "UTF-8"),
-        (b'{"model": "\\ud800"}', "line 1"),
+        (b'{"model": "\\ud800", "messages": [}', "column"),
+        (b'{"model": "\\ud800", "temperature": NaN}', "NaN"),
+        (b'{"model": "\\ud800", "x": \xff}', "utf-8"),
+        (b'{"model": "\\ud800", "x": ' + b"[" * 10_000, "deep"),
         (b'{"model": "a\x00b"}', "line 1"),
         (b"\xef\xbb\xbf{}", "line 1"),
         (b"{} {}", "line 1"),
         (b"'single'", "line 1"),
     ],
-    ids=range(13),
+    ids=range(16),
 )
 def test_a_body_that_is_not_json_is_told_where(client: httpx.Client, body: bytes, place: str) -> None:
     response = post(client, body)
@@ -230,15 +233,34 @@ def test_deep_nesting_that_json_allows_is_served(client: httpx.Client) -> None:
     assert renamed.status_code == 200
 
 
-def test_deep_nesting_that_cannot_be_rewritten_is_the_callers_mistake(client: httpx.Client) -> None:
-    deep = b"[" * 600 + b"]" * 600
-    body = (
-        b'{"mod\\u0065l":"gpt-rehearsal","messages":[{"role":"user","content":"hi"}],"metadata":{"a":%b}}'
-        % deep
-    )
-    response = post(client, body)
-    assert response.status_code == 400
-    assert "Recursion" in read_error(response)["message"]
+@pytest.mark.parametrize("depth", [300, 900, 1000, 1020])
+def test_deep_nesting_that_must_be_rewritten_is_served_or_refused(client: httpx.Client, depth: int) -> None:
+    deep = b"[" * depth + b"]" * depth
+    start = b'{"mod\\u0065l":"gpt-rehearsal","messages":[{"role":"user","content":"hi"}],'
+    response = post(client, start + b'"metadata":{"a":' + deep + b"}}")
+    assert response.status_code in (200, 400)
+    if response.status_code == 400:
+        assert "deep" in read_error(response)["message"]
+
+
+@pytest.mark.parametrize(
+    "model", ["\\ud800", "sim/\\udfff", "sim/echo\\ud83d", "upstream/a\\udc00", "gpt-rehearsal\\ud800"]
+)
+@pytest.mark.parametrize("stream", [b"true", b"false"])
+def test_half_a_surrogate_pair_in_a_models_name_is_refused(
+    client: httpx.Client, model: str, stream: bytes
+) -> None:
+    head = b'{"model":"' + model.encode() + b'","stream":' + stream
+    response = post(client, head + b',"messages":[{"role":"user","content":"\\ud83d"}]}')
+    assert response.status_code == 400 and read_error(response)["param"] == "model"
+
+
+def test_half_a_surrogate_pair_beside_an_endless_number_breaks_nothing(client: httpx.Client) -> None:
+    for model in ("gpt-rehearsal", "sim/echo"):
+        body = b'{"mod\\u0065l":"%b","messages":[{"role":"user","content":"\\ud83d"}],"temperature":1e999}'
+        response = post(client, body % model.encode())
+        assert response.status_code == 400
+        read_error(response)
 
 
 @pytest.mark.parametrize(

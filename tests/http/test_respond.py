@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import MutableMapping
-from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -55,7 +54,7 @@ async def test_a_plain_answer_goes_out_whole_with_its_cost() -> None:
     call.requested_model = "m"
     call.attempts += [Attempt("p", "x", "p#0", 0), Attempt("q", "y", "q#0", 0)]
     reply.add_headers({"x-ratelimit-limit-requests": "5"})
-    await reply.finish(b'{"a":1}', Decimal("0.00001200"))
+    await reply.finish(b'{"a":1}', "0.000012")
     assert (wire.status, wire.body, wire.ended, len(wire.messages)) == (200, b'{"a":1}', True, 2)
     assert wire.headers == {
         "content-type": "application/json",
@@ -79,7 +78,7 @@ async def test_nothing_goes_out_before_the_first_bytes_of_a_stream() -> None:
     await reply.send(b"data: 1\n\n")
     assert wire.status == 200 and wire.headers["content-type"].startswith("text/event-stream")
     assert "x-cost-usd" not in wire.headers
-    await reply.finish(b"data: [DONE]\n\n", Decimal(1))
+    await reply.finish(b"data: [DONE]\n\n", "1")
     assert wire.body == b"data: 1\n\ndata: [DONE]\n\n" and wire.ended
 
 
@@ -88,7 +87,7 @@ async def test_a_silent_stream_shows_life_after_the_time_promised_and_again() ->
     began = time.monotonic()
     reply.promise_life(0.1)
     await asyncio.sleep(0.35)
-    await reply.finish(b"end", None)
+    await reply.finish(b"end", "0")
     assert wire.status == 200
     assert wire.body == b": keep-alive\n\n" * 3 + b"end"
     assert 0.09 < wire.times[0] - began < 0.19
@@ -102,7 +101,7 @@ async def test_a_stream_that_speaks_needs_no_sign() -> None:
     for _ in range(6):
         await asyncio.sleep(0.05)
         await reply.send(b"x")
-    await reply.finish(b"", None)
+    await reply.finish(b"", "0")
     assert wire.body == b"xxxxxx"
 
 
@@ -112,7 +111,7 @@ async def test_a_plain_answer_gets_no_sign_of_life(stream: bool, keepalive_s: fl
     reply.promise_life(keepalive_s)
     await asyncio.sleep(0.15)
     assert wire.messages == []
-    await reply.finish(b"{}", None)
+    await reply.finish(b"{}", "0")
     assert wire.body == b"{}"
 
 
@@ -145,7 +144,7 @@ async def test_an_error_after_a_sign_of_life_is_told_in_band() -> None:
 
 async def test_one_answer_has_one_end() -> None:
     reply, wire, _ = make_reply(stream=False)
-    await reply.finish(b"{}", None)
+    await reply.finish(b"{}", "0")
     await reply.fail(InvalidRequest("late"))
     assert wire.body == b"{}" and len(wire.messages) == 2
 
@@ -155,20 +154,25 @@ async def test_a_muted_reply_says_nothing_more() -> None:
     await reply.send(b"a")
     reply.muted = True
     await reply.send(b"b")
-    await reply.finish(b"c", None)
+    await reply.finish(b"c", "0")
     await reply.fail(InvalidRequest("d"))
     assert wire.body == b"a"
 
 
 @pytest.mark.parametrize(
     ("name", "shown"),
-    [("a\r\nx: 1", "a%0D%0Ax:%201"), ("größer", "gr%C3%B6%C3%9Fer"), ("a\x00b", "a%00b"), ("a\x7fb", "a%7Fb")],
+    [
+        ("a\r\nx: 1", "a%0D%0Ax:%201"),
+        ("größer", "gr%C3%B6%C3%9Fer"),
+        ("a\x00b", "a%00b"),
+        ("a\x7fb", "a%7Fb"),
+    ],
 )
 async def test_no_name_can_write_a_header(name: str, shown: str) -> None:
     reply, wire, call = make_reply(stream=False)
     call.requested_model = name
     call.attempts.append(Attempt(name, name, "p#0", 0))
-    await reply.finish(b"{}", None)
+    await reply.finish(b"{}", "0")
     assert {wire.headers[each] for each in ("x-requested-model", "x-provider", "x-model")} == {shown}
 
 
