@@ -12,18 +12,22 @@ from engine.config.entries import Entry
 from engine.config.notes import Built, Notes
 from engine.config.schema_provider import EndpointEntry, FormatOverride, ProviderFile
 from engine.config.snapshot import Endpoint, Target
-from engine.wire.formats import Format, FormatRefused, compile_format
+from engine.wire.formats import Format, FormatRefused, compile_format, compile_readings
 from engine.wire.templates import TemplateRefused, compile_template, merge_trees
 
 
-def compile_format_entry(entry: Entry, tree: Mapping[str, Any]) -> Built:
+def compile_format_entry(entry: Entry, tree: Mapping[str, Any], base: Format | None = None) -> Built:
+    """The format of `tree`; of `base` only usage and errors are read anew, which costs next to nothing."""
     notes = Notes(entry)
     try:
-        return notes.built(compile_format(tree))
+        return notes.built(compile_format(tree) if base is None else compile_readings(base, tree))
     except FormatRefused as refused:
         for path, message in refused.problems:
             notes.refuse(path, message)
     return notes.built(None)
+
+
+READINGS = frozenset(("usage", "errors"))
 
 
 @dataclass
@@ -109,7 +113,8 @@ class ProviderBuilder:
         override = self._list_overrides()
         if base is None or not override:
             return base
-        built = compile_format_entry(self.entry, merge_trees(self.known_formats[name].spec, override))
+        tree = merge_trees(self.known_formats[name].spec, override)
+        built = compile_format_entry(self.entry, tree, base if override.keys() <= READINGS else None)
         self.notes.problems += built.problems
         value: Format | None = built.value
         return value

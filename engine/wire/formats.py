@@ -5,7 +5,7 @@ and writes replies, streams and errors. `compile_format` finds all problems of a
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -23,7 +23,7 @@ from engine.wire.streams import Answer, ReadPlan, StreamReader, StreamWriter, Wr
 from engine.wire.templates import Render, TemplateRefused, TemplateSet, merge_trees
 from engine.wire.usage import Usage
 
-__all__ = ["Format", "FormatRefused", "compile_format", "merge_trees"]
+__all__ = ["Format", "FormatRefused", "compile_format", "compile_readings", "merge_trees"]
 
 Path = tuple[str | int, ...]
 Problems = list[tuple[Path, str]]
@@ -197,6 +197,25 @@ def compile_format(tree: Mapping[str, Any], shared: Mapping[str, Mapping[str, An
     if not isinstance(tree, Mapping):
         raise FormatRefused([((), "a mapping is expected")])
     return _Compiler(tree, shared or {}).build()
+
+
+def compile_readings(base: Format, tree: Mapping[str, Any]) -> Format:
+    """`base` with the `usage` and `errors` of `tree`: most of what providers have otherwise, and cheap to compile."""
+    problems: Problems = []
+    usage, errors = (
+        UsageReader(tree.get("usage") or {}, problems),
+        ErrorReader(tree.get("errors") or {}, problems),
+    )
+    if problems:
+        raise FormatRefused(problems)
+    plan = replace(
+        base._read_plan,
+        read_error=errors.read_error,
+        kind_of_error=errors.kind_of_error,
+        read_counts=usage.read_counts,
+        make_usage=usage.make_usage,
+    )
+    return replace(base, _usage=usage, _errors=errors, _read_plan=plan)
 
 
 @dataclass(slots=True)
