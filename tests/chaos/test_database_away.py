@@ -196,8 +196,15 @@ def prove_keys_change_at_once(gateway: Gateway, key_id: str, key: str, **environ
     assert ask_every_worker(gateway, key) == {401}, "a revoked key is refused everywhere within a second"
 
 
-def await_key_cache(gateway: Gateway) -> None:
-    wait_until(lambda: (gateway.folder / "home/keys.cache").exists(), 10, "keys.cache was not written")
+def await_key_cache(gateway: Gateway, made: dict[str, Any]) -> None:
+    """A key in use is written down for workers to come within five seconds."""
+    file = gateway.folder / "home/keys.cache"
+
+    def is_written() -> bool:
+        assert ask_every_worker(gateway, made["key"]) == {200}
+        return file.exists() and made["id"].encode() in file.read_bytes()
+
+    wait_until(is_written, 10, "keys.cache does not hold the key")
 
 
 @pytest.mark.parametrize(
@@ -217,8 +224,7 @@ def test_the_embedded_database_goes_away_under_load(
     gateway = Gateway(tmp_path, workers=2)
     with running(simulator, gateway):
         made = run_keys(gateway, "create", "--name", "known")
-        assert ask_every_worker(gateway, made["key"]) == {200}
-        await_key_cache(gateway)
+        await_key_cache(gateway, made)
         outage = how(tmp_path / "home")
         found = asyncio.run(live_through(gateway, outage, made["key"], seconds, kills))
         back_s = judge_afterwards(gateway, found.pop("answers"))
@@ -290,8 +296,7 @@ def test_an_external_database_goes_away_under_load_and_a_gateway_starts_without_
     try:
         with running(simulator, gateway):
             made = run_keys(gateway, "create", "--name", "known", **environ)
-            assert ask_every_worker(gateway, made["key"]) == {200}
-            await_key_cache(gateway)
+            await_key_cache(gateway, made)
             healed: list[float] = []
             outage = Outage(external.stop, lambda: healed.append(time.monotonic()))
             found = asyncio.run(restart_in_outage(outage, made["key"]))
