@@ -195,24 +195,26 @@ class SameWireStream:
         return [None] * events
 
     def _sort_events(self, whole: bytes, blank: bytes, docs: list[Any], texts: list[str | None]) -> bytes:
-        kept: list[bytes] = []
-        start = position = 0
-        for event, doc, text in zip(whole[: -len(blank)].split(blank), docs, texts, strict=True):
-            end = position + len(event) + len(blank)
-            if text is not None and not self.settling:
-                self.texts.append(text)
-                self.begun = True
-            else:
-                try:
-                    passes = self._pass_event(event, doc)
-                except UpstreamFailure:
-                    self._passed = b"".join((*kept, whole[start:position]))
-                    raise
-                if not passes:
-                    kept.append(whole[start:position])
-                    start = end
-            position = end
-        return b"".join((*kept, whole[start:])) if start else whole
+        """Take runs of plain text as they are and look at each event between them."""
+        events = whole[: -len(blank)].split(blank)
+        dropped: list[int] = []
+        number, count = 0, len(events)
+        while number < count:
+            if not self.settling:
+                special = texts.index(None, number) if None in texts[number:] else count
+                if special > number:
+                    self.texts += texts[number:special]  # type: ignore[arg-type] # none of them is None
+                    self.begun = True
+                    number = special
+                    continue
+            try:
+                if not self._pass_event(events[number], docs[number]):
+                    dropped.append(number)
+            except UpstreamFailure:
+                self._passed = leave_out(events[:number], dropped, blank)
+                raise
+            number += 1
+        return leave_out(events, dropped, blank) if dropped else whole
 
     def _forget_beginning(self) -> None:
         """Content that never goes out was not said, and the next target may answer from the beginning."""
@@ -358,6 +360,15 @@ class SameWireAnswer:
 
     def finish(self) -> None:
         self.ended = True
+
+
+def leave_out(events: list[bytes], dropped: list[int], blank: bytes) -> bytes:
+    """The bytes of the events but for those whose numbers (in order) are `dropped`."""
+    if dropped and len(events) - dropped[0] == len(dropped):
+        kept = events[: dropped[0]]
+    else:
+        kept = [event for number, event in enumerate(events) if number not in dropped]
+    return blank.join((*kept, b"")) if kept else b""
 
 
 def find_error(doc: dict[str, Any]) -> Any:
