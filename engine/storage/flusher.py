@@ -82,10 +82,14 @@ class Flusher:
         return done
 
     async def flush(self) -> None:
-        """Write everything that the journal holds now. Raises DependencyAway."""
+        """Write everything that the journal holds now. Raises DependencyAway.
+
+        What comes while it writes waits for the next time: a transaction for each call would cost more than the call.
+        """
         async with self._flushing:
             for file in list(self._journal.files):
-                while file.flushed < file.size:
+                until = file.size
+                while file.flushed < until:
                     await self._flush_chunk(file)
             await self._forget(self._journal.drop_flushed())
 
