@@ -98,7 +98,7 @@ def needs_estimate(plan: Plan) -> bool:
     """Whether anybody asks how long the prompt is: a limit on tokens, or the choice of the cheapest."""
     if len(plan.targets) > 1 and plan.model.strategy == "cheapest":
         return True
-    return any(limit.tokens for limit in plan.policy.limits.values())
+    return plan.policy.limits_tokens
 
 
 async def end_in_error(

@@ -98,6 +98,11 @@ class Policy:
     keepalive_s: float
     on_loss: str
     explore: float = 0.05
+    limits_tokens: bool = field(init=False)
+    """Some scope limits tokens, so that every call has to be estimated."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "limits_tokens", any(limit.tokens for limit in self.limits.values()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,9 +36,7 @@ class Admitted:
         if not self._policy.limits or caller is None or caller.unlimited:
             return {}
         scopes = find_scopes(call, self._policy)
-        if not scopes:
-            return {}
-        tokens = reserve_tokens(call, self._policy) if any(scope[2].tokens for scope in scopes) else 0
+        tokens = reserve_tokens(call, self._policy) if self._policy.limits_tokens else 0
         now = self._clock()
         self._grant = self._limiter.take(scopes, tokens, now)
         return self._grant.headers(now)
@@ -54,15 +52,9 @@ class Admitted:
 
 def find_scopes(call: Call, policy: Policy) -> Scopes:
     """Whom the policy's limits count this call for."""
-    caller, limits = call.caller, policy.limits
-    identities = {
-        "key": caller.key_id if caller else "",
-        "user": caller.user_id if caller else "",
-        "model": call.model.name if call.model else "",
-        "ip": call.client_ip,
-        "system": "all",
-    }
-    return [(scope, identity, limits[scope]) for scope, identity in identities.items() if scope in limits]
+    return [
+        (scope, _IDENTIFY[scope](call), limit) for scope, limit in policy.limits.items() if scope in _IDENTIFY
+    ]
 
 
 def reserve_tokens(call: Call, policy: Policy) -> int:
@@ -72,3 +64,24 @@ def reserve_tokens(call: Call, policy: Policy) -> int:
     if call.operation == "embeddings":
         wanted = 0
     return call.input_estimate + (wanted if isinstance(wanted, int) else policy.assume_output_tokens)
+
+
+def _name_key(call: Call) -> str:
+    return call.caller.key_id if call.caller else ""
+
+
+def _name_user(call: Call) -> str:
+    return call.caller.user_id if call.caller else ""
+
+
+def _name_model(call: Call) -> str:
+    return call.model.name if call.model else ""
+
+
+_IDENTIFY: dict[str, Callable[[Call], str]] = {
+    "key": _name_key,
+    "user": _name_user,
+    "model": _name_model,
+    "ip": lambda call: call.client_ip,
+    "system": lambda call: "all",
+}

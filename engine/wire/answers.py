@@ -181,18 +181,20 @@ class SameWireStream:
 
     def _parse_together(self, whole: bytes, blank: bytes) -> list[Any]:
         """The documents of all events, in one call of the parser; None for those that it cannot be asked about."""
-        events = whole.count(blank)
         mark = b"data: " + self._done + blank if self._done is not None else b"\0"
         is_last = whole.endswith(mark)
-        end = len(whole) - (len(mark) if is_last else 0) - len(blank)
         if whole[:7] == b"data: {":
+            between = blank + b"data: "
+            payloads = whole[6 : len(whole) - (len(mark) if is_last else 0) - len(blank)]
+            joined = payloads.replace(between, b",")
+            events = (len(payloads) - len(joined)) // (len(between) - 1) + 1
             try:
-                docs: list[Any] = orjson.loads(b"[%b]" % whole[6:end].replace(blank + b"data: ", b","))
+                docs: list[Any] = [] if blank in joined else orjson.loads(b"[%b]" % joined)
             except orjson.JSONDecodeError:
                 docs = []
-            if len(docs) + is_last == events:
+            if len(docs) == events:
                 return [*docs, None] if is_last else docs
-        return [None] * events
+        return [None] * whole.count(blank)
 
     def _sort_events(self, whole: bytes, blank: bytes, docs: list[Any], texts: list[str | None]) -> bytes:
         """Take runs of plain text as they are and look at each event between them."""
