@@ -39,7 +39,7 @@ class Administration:
         await respond_json(send, status, document)
 
     async def show_calls(self, scope: Any, receive: Any, send: Send) -> None:
-        """Call records after the one whose id is `after`, oldest first; `has_more` says whether to go on."""
+        """Call records, newest first, behind the one whose id is `after`; `has_more` says whether to go on."""
         await self._identity.identify_admin(scope["headers"])
         query: dict[str, Any] = dict(parse_qsl(scope["query_string"].decode("latin-1")))
         if "tags" in query:

@@ -100,7 +100,7 @@ class Attempts:
         return sum(map(len, self.reader.texts)) if self.reader is not None else 0
 
     def can_be_rescued(self) -> bool:
-        """Only the plain text of one choice goes on elsewhere."""
+        """Only the plain text of one choice goes on elsewhere, and only on the caller's own wire."""
         reader, call = self.reader, self._call
         return (
             isinstance(reader, SameWireStream | RescueStream)
@@ -108,6 +108,11 @@ class Attempts:
             and call.operation == "chat"
             and call.request.get("n", 1) in (None, 1)
         )
+
+    def speaks_callers_wire(self, target: Target) -> bool:
+        call = self._call
+        format = target.provider.endpoints[call.operation].format
+        return format.name == call.snapshot.surfaces[call.operation].name and format.look is not None
 
     def _keep(self, reader: AnswerReader | None, target: Target, attempt: Attempt) -> None:
         """What this attempt used belongs to it; the reader that reached the client stays."""
@@ -170,6 +175,8 @@ class Attempts:
             return SameWireAnswer(format)
         media_type = upstream.header(b"content-type") or b""
         if format.look is None or media_type.startswith(b"application/json"):
+            if rescue is not None:
+                raise UpstreamFailure("broken_stream", "a whole answer cannot continue a stream")
             return self._translate(target, endpoint).reader(media_type)
         if rescue is not None and isinstance(self.reader, SameWireStream | RescueStream):
             call.rescued_by.append(target.name)
@@ -194,6 +201,7 @@ def describe_target(call: Call, target: Target) -> dict[str, Any]:
     """The target as request templates see it."""
     return {
         "model": target.model,
+        "asks_usage": target.provider.stream_usage == "ask",
         "provider": target.provider.name,
         "stream": call.stream,
         "limits": {"context": target.context, "output": target.output},

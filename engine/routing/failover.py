@@ -219,7 +219,7 @@ class Delivery:
         """Go on with a begun answer at the next targets, or end it with one clear error."""
         begun = self._attempts.reader
         if self._attempts.can_be_rescued():
-            for target in rest:
+            for target in filter(self._attempts.speaks_callers_wire, rest):
                 for mode in self._rescue_modes(target):
                     reader = await self._rescue_at(target, mode)
                     if reader is not None:

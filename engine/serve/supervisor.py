@@ -305,12 +305,11 @@ def wants_simulator(snapshot: "Snapshot") -> bool:
 def refuse_shared_limits(snapshot: "Snapshot") -> None:
     """Several workers that do not share their counters would let through a multiple of every limit."""
     settings = snapshot.settings
-    alone = settings.redis.url.reveal() == "none"
     limited = sorted(policy.name for policy in snapshot.policies.values() if policy.limits)
-    if limited and snapshot.server.workers > 1 and alone and settings.limits.without_redis == "refuse":
+    if limited and snapshot.server.workers > 1 and settings.limits.without_redis == "refuse":
         raise ServeRefused(
-            f"several workers without Redis cannot share the limits of policy {limited[0]}: set REDIS_URL, or write"
-            " `limits: {without_redis: divide}` in gateway.yaml to give each worker its part"
+            f"the limits of policy {limited[0]} are counted in each worker: write `limits: {{without_redis: divide}}`"
+            " in gateway.yaml to give each worker its part, or run one worker"
         )
 
 

@@ -131,8 +131,12 @@ def render_head(provider: Provider, credential: Credential, path: str) -> tuple[
         allow_private=provider.allow_private,
         http2=provider.http2,
     )
-    query = f"?{base.query}" if base.query and "?" not in path else ""
-    url_path = quote(base.path.rstrip("/") + path, safe="/:@!$&'()*+,;=?%-._~") + query
+    url_path = quote(base.path.rstrip("/") + path, safe="/:@!$&'()*+,;=?%-._~")
+    queries = [base.query] if base.query else []
+    if provider.auth.kind == "query":
+        queries.append(f"{provider.auth.header}={quote(credential.secret.reveal(), safe='')}")
+    if queries:
+        url_path += ("&" if "?" in path else "?") + "&".join(queries)
     return origin, write_head("POST", origin, url_path, render_headers(provider, credential).items())
 
 

@@ -13,9 +13,12 @@ from engine.errors import UpstreamFailure
 from engine.wire.formats import Format
 from engine.wire.json_text import parse_json
 from engine.wire.look import Look, Seen
+from engine.wire.mould import Mould, learn_mould
 from engine.wire.usage import Usage
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
+LESSONS = 40
+"""How often a stream's text events are learnt anew: some differ in more than their text, and are parsed instead."""
 _LF, _CRLF = b"\n\n", b"\r\n\r\n"
 
 
@@ -77,7 +80,9 @@ class SameWireStream:
         "_finished",
         "_format",
         "_held",
+        "_lessons",
         "_look",
+        "_mould",
         "_partial",
         "_passed",
         "begun",
@@ -102,6 +107,8 @@ class SameWireStream:
         self._partial = self._passed = b""
         self._blank: bytes | None = None
         """What ends an event of this stream; None until that is known."""
+        self._mould: Mould | None = None
+        self._lessons = LESSONS
         self.first_read = b""
         """The first whole events, from which a rescue takes the stream's id."""
         self.hide_usage = hide_usage
@@ -113,7 +120,13 @@ class SameWireStream:
         self.damaged = 0
 
     def feed(self, data: bytes) -> bytes:
-        if self.begun and not self._partial and not self.settling and self._is_one_text(data):
+        mould = self._mould
+        if (
+            mould is not None
+            and not self._partial
+            and data.endswith(mould.behind)
+            and self._take_run(data, 0)
+        ):
             return data
         whole = self._take_whole_events(data)
         if not whole:
@@ -155,68 +168,55 @@ class SameWireStream:
             self.tail += b"data: " + self._done + (self._blank or _LF)
         self.ended = True
 
-    def _is_one_text(self, data: bytes) -> bool:
-        """The commonest read by far: exactly one event, and it carries a piece of text."""
-        if data[:7] != b"data: {" or data.find(_LF) != len(data) - 2:
-            return False
-        try:
-            text = self._look.plain_text(orjson.loads(data[6:]))
-        except orjson.JSONDecodeError:
-            return False
-        if text is None:
-            return False
-        self.texts.append(text)
-        return True
-
     def _look_at(self, whole: bytes) -> bytes:
         """The events of one read that may go out. On a failure `_passed` holds those before it."""
-        blank = self._blank or _LF
-        docs = self._parse_together(whole, blank)
-        texts = [self._look.plain_text(doc) for doc in docs]
-        if not self.settling and None not in texts:
-            self.texts += texts  # type: ignore[arg-type] # none of them is None
-            self.begun = True
-            return whole
-        return self._sort_events(whole, blank, docs, texts)
+        blank, kept, position, start = self._blank or _LF, list[bytes](), 0, 0
+        while position < len(whole):
+            end = self._take_run(whole, position) or self._take_text(whole, position, blank)
+            if not end:
+                end = whole.index(blank, position) + len(blank)
+                try:
+                    passes = self._pass_event(whole[position:end])
+                except UpstreamFailure:
+                    self._passed = b"".join((*kept, whole[start:position]))
+                    raise
+                if not passes:
+                    kept.append(whole[start:position])
+                    start = end
+            position = end
+        return b"".join((*kept, whole[start:])) if start else whole
 
-    def _parse_together(self, whole: bytes, blank: bytes) -> list[Any]:
-        """The documents of all events, in one call of the parser; None for those that it cannot be asked about."""
-        mark = b"data: " + self._done + blank if self._done is not None else b"\0"
-        is_last = whole.endswith(mark)
-        if whole[:7] == b"data: {":
-            between = blank + b"data: "
-            payloads = whole[6 : len(whole) - (len(mark) if is_last else 0) - len(blank)]
-            joined = payloads.replace(between, b",")
-            events = (len(payloads) - len(joined)) // (len(between) - 1) + 1
-            try:
-                docs: list[Any] = [] if blank in joined else orjson.loads(b"[%b]" % joined)
-            except orjson.JSONDecodeError:
-                docs = []
-            if len(docs) == events:
-                return [*docs, None] if is_last else docs
-        return [None] * whole.count(blank)
+    def _take_run(self, whole: bytes, start: int) -> int:
+        """Note the texts of as many events as look like the last one; where they end, 0 for none."""
+        mould = self._mould
+        if mould is None or self.settling or not whole.startswith(mould.before, start):
+            return 0
+        end = mould.find_run(whole, start)
+        texts = mould.read_texts(whole, start, end) if end > start else None
+        if texts is None:
+            self._mould = None
+            return 0
+        self.texts += texts
+        return end
 
-    def _sort_events(self, whole: bytes, blank: bytes, docs: list[Any], texts: list[str | None]) -> bytes:
-        """Take runs of plain text as they are and look at each event between them."""
-        events = whole[: -len(blank)].split(blank)
-        dropped: list[int] = []
-        number, count = 0, len(events)
-        while number < count:
-            if not self.settling:
-                special = texts.index(None, number) if None in texts[number:] else count
-                if special > number:
-                    self.texts += texts[number:special]  # type: ignore[arg-type] # none of them is None
-                    self.begun = True
-                    number = special
-                    continue
-            try:
-                if not self._pass_event(events[number], docs[number]):
-                    dropped.append(number)
-            except UpstreamFailure:
-                self._passed = leave_out(events[:number], dropped, blank)
-                raise
-            number += 1
-        return leave_out(events, dropped, blank) if dropped else whole
+    def _take_text(self, whole: bytes, start: int, blank: bytes) -> int:
+        """Note the text of the one event at `start` and learn how it is written; where it ends, 0 if it is no text."""
+        if self.settling or whole[start : start + 7] != b"data: {":
+            return 0
+        end = whole.index(blank, start) + len(blank)
+        event = whole[start:end].rstrip(blank)
+        try:
+            text = self._look.plain_text(orjson.loads(event[6:]))
+        except orjson.JSONDecodeError:
+            return 0
+        if text is None:
+            return 0
+        self.texts.append(text)
+        self.begun = True
+        if self._lessons:
+            self._lessons -= 1
+            self._mould = learn_mould(event, blank, self._look.text[-1], text)
+        return end
 
     def _forget_beginning(self) -> None:
         """Content that never goes out was not said, and the next target may answer from the beginning."""
@@ -236,7 +236,7 @@ class SameWireStream:
             self._partial = data
             return b""
         self._blank = blank
-        end += len(blank)
+        end = align_end(data, end + len(blank), blank)
         self._partial = data[end:]
         return data[:end] if self._partial else data
 
@@ -251,18 +251,16 @@ class SameWireStream:
         unified = data[: len(data) - waiting].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         return unified + b"\r" * waiting
 
-    def _pass_event(self, event: bytes, doc: Any = None) -> bool:
+    def _pass_event(self, raw: bytes) -> bool:
         """Look at an event that is not plain text. True: it may go out with the rest of this read."""
-        if doc.__class__ is dict:
-            return self._pass_doc(event, doc)
-        payload = read_payload(event)
+        payload = read_payload(raw.rstrip(b"\r\n"))
         if payload is None:
-            return not self._keep_end(event)
+            return not self._keep_end(raw)
         if payload == self._done:
             if not self.begun:
                 raise UpstreamFailure("broken_stream", "the provider's stream ended before the answer began")
             self.ended = True
-            self._keep_end(event, always=True)
+            self._keep_end(raw, always=True)
             return False
         try:
             doc = parse_json(payload)
@@ -272,9 +270,9 @@ class SameWireStream:
         if not isinstance(doc, dict):
             self.damaged += 1
             return False
-        return self._pass_doc(event, doc)
+        return self._pass_doc(raw, doc)
 
-    def _pass_doc(self, event: bytes, doc: dict[str, Any]) -> bool:
+    def _pass_doc(self, raw: bytes, doc: dict[str, Any]) -> bool:
         seen = self._look.read_event(doc)
         if seen.error:
             raise fail_in_band(self._format, seen.error, doc)
@@ -288,16 +286,16 @@ class SameWireStream:
         self._note_finish(seen)
         if seen.empty and seen.usage is not None and self.hide_usage:
             return False
-        return not self._keep_end(event)
+        return not self._keep_end(raw)
 
     def _note_finish(self, seen: Seen) -> None:
         self._finished.update(seen.finished)
         if seen.finished and len(self._finished) >= self._choices:
             self.begun = self.settling = True
 
-    def _keep_end(self, event: bytes, *, always: bool = False) -> bool:
+    def _keep_end(self, raw: bytes, *, always: bool = False) -> bool:
         if self.settling or always:
-            self.tail += event + (self._blank or _LF)
+            self.tail += raw
             return True
         return False
 
@@ -364,13 +362,12 @@ class SameWireAnswer:
         self.ended = True
 
 
-def leave_out(events: list[bytes], dropped: list[int], blank: bytes) -> bytes:
-    """The bytes of the events but for those whose numbers (in order) are `dropped`."""
-    if dropped and len(events) - dropped[0] == len(dropped):
-        kept = events[: dropped[0]]
-    else:
-        kept = [event for number, event in enumerate(events) if number not in dropped]
-    return blank.join((*kept, b"")) if kept else b""
+def align_end(data: bytes, end: int, blank: bytes) -> int:
+    """Where the last whole event of `data[:end]` ends: an odd line end behind it is the next one's."""
+    if data[end - len(blank) - 1 : end - len(blank)] != b"\n":
+        return end
+    text_end = len(data[:end].rstrip(blank))
+    return text_end + (end - text_end) // len(blank) * len(blank)
 
 
 def find_error(doc: dict[str, Any]) -> Any:

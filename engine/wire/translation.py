@@ -38,7 +38,8 @@ class Translation:
         self.body = format.write_request({**chat, "model": facts["model"]}, facts)
         if call.stream:
             self.body |= format.stream_flag
-            self.body |= format.usage_request
+            if facts.get("asks_usage", True):
+                self.body |= format.usage_request
 
     def render(self, edits: Mapping[str, Any]) -> bytes:
         """The request body with the provider's declared fixes."""

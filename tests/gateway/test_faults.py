@@ -33,6 +33,7 @@ class Case:
     prefill: bool = False
     policy: str = "tens"
     backup_model: bool = True
+    backup_format: str = "openai-chat"
     context: int | None = None
     capabilities: str = "[chat]"
     body: dict[str, Any] = field(default_factory=dict)
@@ -59,6 +60,7 @@ CASES = {
     "cut-refused": Case("sim/cut@40+tokens@60", backup="sim/no-prefill+tokens@60", prefill=True),
     "cut-long-refused": Case("sim/cut@140+tokens@160", backup="sim/no-prefill+tokens@160", prefill=True),
     "cut-other-text": Case("sim/cut@40+tokens@60", backup="sim/other-text"),
+    "cut-other-wire": Case("sim/cut@40+tokens@60", backup_format="other-wire"),
     "cut-alone": Case("sim/cut@40+tokens@60", backup_model=False),
     "cut-plain": Case("sim/cut@40+tokens@60", stream=False),
     "stall": Case("sim/stall@20+tokens@60"),
@@ -133,11 +135,14 @@ class Outcome:
 
 
 def write_config(folder: Path, simulator: str) -> None:
-    files = {"policies.d/tens.yaml": TEN_SECONDS}
+    files = {
+        "policies.d/tens.yaml": TEN_SECONDS,
+        "providers.d/_formats/other-wire.yaml": "format: other-wire\nextends: openai-chat\n",
+    }
     for number, (name, case) in enumerate(CASES.items()):
         for role in ("primary", "backup"):
             files[f"providers.d/{role}-{name}.yaml"] = (
-                f"provider: {role}-{name}\nformat: openai-chat\nbase_url: {simulator}/v1\nallow_private: true\n"
+                f"provider: {role}-{name}\nformat: {case.backup_format if role == 'backup' else 'openai-chat'}\nbase_url: {simulator}/v1\nallow_private: true\n"
                 f"auth: {{bearer: key-{role[0]}{number:03}}}\n"
             )
         context = f", limits: {{context: {case.context}}}" if case.context else ""
@@ -228,6 +233,7 @@ WHOLE_ONCE = [
         "cut-long-refused",
         "cut-other-text",
         "cut-alone",
+        "cut-other-wire",
         "content-filter",
         "cut-in-tool",
     }
@@ -348,7 +354,9 @@ def test_a_refused_prefill_never_reaches_the_caller(outcomes: dict[str, Outcome]
     assert [call["status"] for call in outcomes["cut-refused"].backup_calls] == [400, 200]
 
 
-@pytest.mark.parametrize("name", ["cut-long-refused", "cut-other-text", "cut-alone", "cut-in-tool"])
+@pytest.mark.parametrize(
+    "name", ["cut-long-refused", "cut-other-text", "cut-other-wire", "cut-alone", "cut-in-tool"]
+)
 def test_what_cannot_be_rescued_ends_with_one_in_band_error(
     outcomes: dict[str, Outcome], story: str, name: str
 ) -> None:
@@ -357,7 +365,7 @@ def test_what_cannot_be_rescued_ends_with_one_in_band_error(
     assert "[DONE]" not in outcome.text
     assert outcome.events[-1].get("error")
     assert outcome.record["status"] == "error"
-    if name in ("cut-other-text", "cut-alone"):
+    if name in ("cut-other-text", "cut-other-wire", "cut-alone"):
         assert story.startswith(outcome.answer)
 
 
