@@ -141,8 +141,10 @@ def write_config(folder: Path, simulator: str) -> None:
     }
     for number, (name, case) in enumerate(CASES.items()):
         for role in ("primary", "backup"):
+            format = case.backup_format if role == "backup" else "openai-chat"
             files[f"providers.d/{role}-{name}.yaml"] = (
-                f"provider: {role}-{name}\nformat: {case.backup_format if role == 'backup' else 'openai-chat'}\nbase_url: {simulator}/v1\nallow_private: true\n"
+                f"provider: {role}-{name}\nformat: {format}\n"
+                f"base_url: {simulator}/v1\nallow_private: true\n"
                 f"auth: {{bearer: key-{role[0]}{number:03}}}\n"
             )
         context = f", limits: {{context: {case.context}}}" if case.context else ""
