@@ -9,7 +9,7 @@ QUICK ?=
 
 export PYTHON VENV
 
-.PHONY: help serve test check bench fmt lock
+.PHONY: help serve test soak check bench fmt lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile
@@ -19,6 +19,9 @@ serve: $(VENV)/.runtime ## install what is missing, start the gateway on 127.0.0
 
 test: $(VENV)/.test ## install what tests need, run the whole suite
 	@scripts/test $(ARGS)
+
+soak: $(VENV)/.test ## the long forms of the chaos and soak tests (a quarter of an hour)
+	@scripts/test -m slow $(ARGS)
 
 check: $(VENV)/.check ## ruff, mypy --strict, import directions, versions
 	@scripts/check
