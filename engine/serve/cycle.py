@@ -19,6 +19,9 @@ DISCONNECT = "gatewayz.disconnect"
 """The ASGI extension whose value is the cycle: `subscribe(callback)`, `unsubscribe()` and the fact `gone`."""
 
 
+FRAMING_HEADERS = frozenset((b"content-length", b"transfer-encoding", b"connection"))
+
+
 class Cycle(RequestResponseCycle):
     """Created when a request's header is complete; ends with the response or with the connection."""
 
@@ -122,31 +125,40 @@ class Cycle(RequestResponseCycle):
         if self.more_body:
             # An answer before the whole request: what is still on its way is discarded, not parsed.
             self.keep_alive = False
-        lines = [STATUS_LINE[status]]
-        closes = False
-        for raw_name, value in message.get("headers", ()):
-            name = raw_name.lower()
-            if name == b"content-length":
-                if self.chunked_encoding is None:
-                    self.chunked_encoding = False
-                    self.expected_content_length = int(value)
-            elif name == b"transfer-encoding":
-                self.chunked_encoding = value.lower() == b"chunked"
-                self.expected_content_length = 0
-            elif name == b"connection" and b"close" in value.lower():
-                self.keep_alive, closes = False, True
-            lines.append(name + b": " + value + b"\r\n")
+        lines: list[bytes] = [STATUS_LINE[status]]
+        closes, count = False, 1
+        for name, value in message.get("headers", ()):
+            if name in FRAMING_HEADERS or not name.islower():
+                closes = self._note_framing(name.lower(), value) or closes
+            lines += (name, b": ", value, b"\r\n")
+            count += 1
         if not self.keep_alive and not closes:
             lines.append(b"connection: close\r\n")
+            count += 1
         if self.chunked_encoding is None and self._may_chunk(status):
             self.chunked_encoding = True
             lines.append(b"transfer-encoding: chunked\r\n")
+            count += 1
         block = b"".join(lines)
-        refuse_split_lines(block, len(lines))
+        refuse_split_lines(block, count)
         self.response_started = True
         self.waiting_for_100_continue = False
         # Written together with the first of the body: one system call instead of two.
         self._head = block + b"\r\n"
+
+    def _note_framing(self, name: bytes, value: bytes) -> bool:
+        """A header that says how the body is framed or whether the connection goes on; True when it closes it."""
+        if name == b"content-length":
+            if self.chunked_encoding is None:
+                self.chunked_encoding = False
+                self.expected_content_length = int(value)
+        elif name == b"transfer-encoding":
+            self.chunked_encoding = value.lower() == b"chunked"
+            self.expected_content_length = 0
+        elif name == b"connection" and b"close" in value.lower():
+            self.keep_alive = False
+            return True
+        return False
 
     def _may_chunk(self, status: int) -> bool:
         # HTTP/1.0 has no chunks: there the end of the connection is the end of the body.

@@ -187,7 +187,7 @@ def test_what_libraries_log_becomes_masked_lines(log: Log, path: Path) -> None:
     with libraries_routed(log):
         logging.getLogger("uvicorn.error").info("started %s", "here")
         logging.getLogger("uvicorn.access").debug("not at this level")
-        logging.getLogger("psycopg.pool").warning("cannot reach postgresql://app:hunter2@db/x")
+        logging.getLogger("psycopg.probe").warning("cannot reach postgresql://app:hunter2@db/x")
         logging.getLogger("broken").error("two %s %s", "one")
         try:
             raise RuntimeError(f"with {KEY}")
@@ -197,7 +197,7 @@ def test_what_libraries_log_becomes_masked_lines(log: Log, path: Path) -> None:
     lines = read(path)
     assert [(line["level"], line["logger"], line["message"]) for line in lines] == [
         ("info", "uvicorn.error", "started here"),
-        ("warning", "psycopg.pool", "cannot reach postgresql://app:***@db/x"),
+        ("warning", "psycopg.probe", "cannot reach postgresql://app:***@db/x"),
         ("error", "broken", "two %s %s"),
         ("error", "asyncio", "task failed"),
     ]
