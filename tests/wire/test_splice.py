@@ -78,3 +78,12 @@ def test_an_edit_equals_the_edit_of_the_parsed_object(
     text = json.dumps(body, ensure_ascii=ascii_only, indent=1).encode()
     expected = {k: v for k, v in {**body, **edits}.items() if v is not DROPPED}
     assert json.loads(edit_members(text, body, edits)) == expected
+
+
+def test_a_large_body_is_edited_like_a_small_one() -> None:
+    image = b"A" * 100_000
+    body = b'{"messages":[{"content":"' + image + b'"}],"model":"a"}'
+    assert edit(body, model="b") == body.replace(b'"model":"a"', b'"model":"b"')
+    twice = b'{"model":"x","messages":"' + image + b'","model":"a"}'
+    assert orjson.loads(edit(twice, model="b"))["model"] == "b"
+    assert edit(twice, model="b").count(b'"model"') == 1
