@@ -86,10 +86,7 @@ class Call:
     tags: dict[str, str] = field(default_factory=dict)
     model: "Model | None" = None
     policy: "Policy | None" = None
-    targets: "tuple[Target, ...]" = ()
     served: "Target | None" = None
-    began_target: "Target | None" = None
-    """The target that the headers named."""
     rescued_by: list[str] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     input_estimate: int = 0

@@ -69,7 +69,7 @@ async def carry(call: Call, headers: Headers, rooms: Rooms, reply: ClientReply) 
         call.caller = await rooms.identity.identify(headers)
         read_request(call)
         plan = make_plan(call.snapshot, call.caller, call.requested_model, call.operation)
-        call.model, call.policy, call.targets = plan.model, plan.policy, plan.targets
+        call.model, call.policy = plan.model, plan.policy
         if needs_estimate(plan):
             call.input_estimate = estimate_input_tokens(call.request)
         async with rooms.admission.admit(call, plan.policy) as limit_headers:

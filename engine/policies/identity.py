@@ -1,16 +1,15 @@
 """Who is calling: the key of a request becomes a `Caller`, or the request ends with 401, 403 or 503."""
 
 import hmac
-import re
 from collections.abc import Sequence
 from typing import Protocol
 
 from engine.call import Caller
+from engine.config.settings import KEY_FORMAT
 from engine.errors import KeyRefused, NotAllowed
 from engine.secret import Secret
 
 Headers = Sequence[tuple[bytes, bytes]]
-KEY_FORMAT = re.compile(r"gw_(live|test|staging|dev)_[A-Za-z0-9_-]{43}")
 _KEY_HEADERS = frozenset((b"authorization", b"x-api-key", b"x-goog-api-key"))
 
 

@@ -121,8 +121,6 @@ class Attempts:
         attempt.usage = reader.usage
         if reader.begun:
             self.reader = reader
-            if self._call.began_target is None:
-                self._call.began_target = target
             self._call.served = target
             self._call.damaged += reader.damaged
 
