@@ -228,6 +228,7 @@ def _build_target(spec: ModelEntry, entry: TargetEntry, provider: Provider, pric
         price=build_price(entry.price) if entry.price else price,
         context=limits.context or spec.limits.context,
         output=limits.output or spec.limits.output,
+        traits={**spec.traits, **entry.traits},
     )
 
 

@@ -11,7 +11,12 @@ from typing import Any
 
 from engine.config.build import build_model, build_policy
 from engine.config.describe import TreePath, suggest
-from engine.config.endpoints import ProviderBuilder, compile_format_entry
+from engine.config.endpoints import (
+    ProviderBuilder,
+    compile_format_entry,
+    find_unknown_traits,
+    list_traits,
+)
 from engine.config.entries import Entry
 from engine.config.notes import Built, Memo, Notes
 from engine.config.schema import CAPABILITIES, ModelEntry
@@ -207,6 +212,7 @@ class _ModelMaker:
         notes = Notes(self.entry)
         self._check_names(spec, notes)
         self._check_targets(spec, notes)
+        self._check_traits(spec, notes)
         _check_facts(spec, notes)
         model = build_model(self.entry.name, spec, spec.aliases, self.providers, self.policy)
         if self.policy.billing.unknown_price == "refuse" and any(
@@ -223,6 +229,16 @@ class _ModelMaker:
                 notes.refuse(path, f'names that begin with "{name.partition("/")[0]}/" are the simulator\'s')
             if not name or any(character.isspace() for character in name):
                 notes.refuse(path, "a model's name must not be empty or contain spaces")
+
+    def _check_traits(self, spec: ModelEntry, notes: Notes) -> None:
+        known: list[str] = []
+        for index, target in enumerate(spec.targets):
+            here = list_traits(self.providers[target.provider].endpoints)
+            known += here
+            for path, message in find_unknown_traits(("targets", index, "traits"), target.traits, here):
+                notes.refuse(path, message)
+        for path, message in find_unknown_traits(("traits",), spec.traits, known):
+            notes.refuse(path, message)
 
     def _check_targets(self, spec: ModelEntry, notes: Notes) -> None:
         seen: set[tuple[str, str]] = set()

@@ -1,6 +1,6 @@
 """One provider: its address judged, its wire formats found or compiled, its endpoints laid out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -27,6 +27,20 @@ def compile_format_entry(entry: Entry, tree: Mapping[str, Any], base: Format | N
     return notes.built(None)
 
 
+def list_traits(endpoints: Mapping[str, Endpoint]) -> list[str]:
+    """Every trait that one of these endpoints' wires has."""
+    return list(dict.fromkeys(name for endpoint in endpoints.values() for name in endpoint.format.traits))
+
+
+def find_unknown_traits(
+    path: TreePath, traits: Mapping[str, Any], known: Sequence[str]
+) -> Iterator[tuple[TreePath, str]]:
+    """A trait that no wire declares is a slip of the pen, or meant for another wire."""
+    for name in traits:
+        if name not in known:
+            yield (*path, name), f'no trait "{name}" on this wire{suggest(name, known)}'
+
+
 READINGS = frozenset(("usage", "errors"))
 
 
@@ -47,7 +61,14 @@ class ProviderBuilder:
     def build(self) -> Built:
         self._check_urls()
         endpoints = self._build_endpoints()
+        self._check_traits(endpoints)
         return self.notes.built(build_provider(self.spec, endpoints, self.simulator_url))
+
+    def _check_traits(self, endpoints: Mapping[str, Endpoint]) -> None:
+        if endpoints:
+            known = list_traits(endpoints)
+            for path, message in find_unknown_traits(("traits",), self.spec.traits, known):
+                self.notes.refuse(path, message)
 
     def _check_urls(self) -> None:
         urls: list[tuple[TreePath, Any]] = [(("base_url",), self.spec.base_url)]
@@ -94,7 +115,8 @@ class ProviderBuilder:
         if format is None:
             return None
         path = entry.path or format.path
-        return Endpoint(format, self._compile_path(operation, path) if "{{" in path else path)
+        traits = {**format.traits, **self.spec.traits}
+        return Endpoint(format, self._compile_path(operation, path) if "{{" in path else path, traits)
 
     def _compile_path(self, operation: str, path: str) -> Callable[[Target], str] | str:
         """A path that names the model: `/models/{{ target.model }}:generateContent`."""

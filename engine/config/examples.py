@@ -10,7 +10,7 @@ from typing import Any
 from engine.config.describe import TreePath
 from engine.config.entries import Entry
 from engine.config.schema_provider import ExampleEntry, ProviderFile, ReadEntry, SentEntry
-from engine.config.snapshot import Provider, Target
+from engine.config.snapshot import Endpoint, Provider, Target
 from engine.errors import Problem
 from engine.secret import Secret
 from engine.wire.formats import Format
@@ -38,7 +38,7 @@ def show_sent(provider: Provider, surface: Format, operation: str, body: Mapping
     endpoint = provider.endpoints[operation]
     model = str(body.get("model", ""))
     target = Target(provider, model, 1, False, None, None, None)
-    sent = _write_body(endpoint.format, surface, body, target)
+    sent = _write_body(endpoint, surface, body, target)
     for name, value in provider.params.edits(sent).items():
         if value is DROPPED:
             sent.pop(name, None)
@@ -50,12 +50,16 @@ def show_sent(provider: Provider, surface: Format, operation: str, body: Mapping
     return Sent(endpoint.path_for(target), sent, headers)
 
 
-def _write_body(format: Format, surface: Format, body: Mapping[str, Any], target: Target) -> dict[str, Any]:
+def _write_body(
+    endpoint: Endpoint, surface: Format, body: Mapping[str, Any], target: Target
+) -> dict[str, Any]:
+    format = endpoint.format
     if format.name == surface.name:
         return dict(body)
     limits = {"output": target.output, "context": target.context}
     chat = surface.read_request(dict(body))
-    return dict(format.write_request(chat, {"model": target.model, "limits": limits}))
+    facts = {"model": target.model, "limits": limits, "traits": endpoint.traits_of(target)}
+    return dict(format.write_request(chat, facts))
 
 
 def _ask_usage(body: dict[str, Any], asked: Mapping[str, Any]) -> None:

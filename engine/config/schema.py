@@ -13,6 +13,7 @@ from engine.config.schema_base import (
     Seconds,
     Strict,
     Texts,
+    Traits,
     described,
 )
 from engine.config.schema_gateway import GatewayFile
@@ -52,6 +53,7 @@ class TargetEntry(Strict):
     )
     price: PriceEntry | None = described("price at this provider; default: the model's", None)
     limits: ModelLimits | None = described("limits at this provider; default: the model's", None)
+    traits: Traits = described("traits of the provider's wire that are otherwise for this target", {})
 
 
 class ModelEntry(Strict):
@@ -68,6 +70,7 @@ class ModelEntry(Strict):
     policy: Name | None = described("the policy; default: the one named `default`", None)
     timeouts: ModelTimeouts = described("clocks that differ from the policy's", ModelTimeouts())
     prefill: bool = described("it continues a trailing assistant message", False)
+    traits: Traits = described("traits of its providers' wires that are otherwise for this model", {})
     targets: tuple[TargetEntry, ...] = described("who can answer, in order", min_length=1)
     created: CountOrNone = described("seconds since 1970, shown in the list of models", 0)
     owned_by: str | None = described(

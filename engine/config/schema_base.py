@@ -82,6 +82,9 @@ CountOrNone = Annotated[int, Field(ge=0, le=2**53)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
+Traits = dict[str, str | int | float | bool | list[Any] | dict[str, Any] | None]
+"""Values for the traits of a wire format."""
+
 FailureWord = Literal[
     "connect",
     "reset",

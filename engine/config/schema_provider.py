@@ -14,7 +14,16 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from engine.config.references import Unset
-from engine.config.schema_base import Name, SecretText, Strict, Texts, UnknownPrice, described, word_or_tree
+from engine.config.schema_base import (
+    Name,
+    SecretText,
+    Strict,
+    Texts,
+    Traits,
+    UnknownPrice,
+    described,
+    word_or_tree,
+)
 from engine.secret import Secret
 
 
@@ -222,6 +231,7 @@ class ProviderFile(Strict):
         "headers sent with every request", {}
     )
     params: ParamsEntry = described("changes to a request's keys", ParamsEntry())
+    traits: Traits = described("traits of the wire format that are otherwise here", {})
     endpoints: dict[Literal["chat", "completions", "embeddings"], Endpoint] = described(
         "endpoints that differ from the format's; false: not there", {}
     )

@@ -175,9 +175,15 @@ class Endpoint:
 
     format: Format
     path: str | Callable[["Target"], str]
+    traits: Mapping[str, Any] = field(default_factory=dict)
+    """The format's, with what the provider says otherwise."""
 
     def path_for(self, target: "Target") -> str:
         return self.path if isinstance(self.path, str) else self.path(target)
+
+    def traits_of(self, target: "Target") -> Mapping[str, Any]:
+        """Target over model over provider over format."""
+        return {**self.traits, **target.traits} if target.traits else self.traits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -215,6 +221,8 @@ class Target:
     price: Price | None
     context: int | None
     output: int | None
+    traits: Mapping[str, Any] = field(default_factory=dict)
+    """What the model and the target itself say otherwise than the provider."""
     name: str = field(init=False)
     """provider/model: the key of everything that is remembered about it."""
 

@@ -204,4 +204,5 @@ def describe_target(call: Call, target: Target) -> dict[str, Any]:
         "stream": call.stream,
         "limits": {"context": target.context, "output": target.output},
         "capabilities": sorted(call.model.capabilities) if call.model else [],
+        "traits": target.provider.endpoints[call.operation].traits_of(target),
     }

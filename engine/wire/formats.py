@@ -37,6 +37,8 @@ SECTIONS: Mapping[str, str] = {
     "path": "where the operation is served, below a provider's base URL",
     "stream_path": "where it is served when streamed, if elsewhere",
     "siblings": "the formats of the other operations on the same wire",
+    "traits": "what differs between providers and models on this wire: {name: default}",
+    "issuer": "whose opaque state (signatures, encrypted reasoning) is native to this wire",
     "content_type": "of a plain answer",
     "stream_content_type": "of a streamed answer",
     "keepalive": "the bytes that show a waiting client that somebody is there",
@@ -59,7 +61,18 @@ SECTIONS: Mapping[str, str] = {
 }
 _NOT_SAID = frozenset(("dialect", "extra", "model", "stream", "stream_usage"))
 _MAPPINGS = (
-    *("siblings", "stream_flag", "ask_usage", "look", "usage", "errors", "tables", "fragments", "accepts"),
+    *(
+        "siblings",
+        "traits",
+        "stream_flag",
+        "ask_usage",
+        "look",
+        "usage",
+        "errors",
+        "tables",
+        "fragments",
+        "accepts",
+    ),
     *("stream", "write_stream"),
 )
 _OPERATIONS = ("chat", "completions", "embeddings")
@@ -90,6 +103,8 @@ class Format:
     path: str
     stream_path: str
     siblings: Mapping[str, str]
+    traits: Mapping[str, Any]
+    """What templates may read as `target.traits`, with its defaults; `issuer` is always there."""
     content_type: str
     stream_content_type: str
     keepalive: bytes
@@ -243,6 +258,7 @@ class _Compiler:
             path=tree.get("path", ""),
             stream_path=tree.get("stream_path", tree.get("path", "")),
             siblings=self.section("siblings"),
+            traits={"issuer": tree.get("issuer", tree["format"]), **self.section("traits")},
             content_type=tree.get("content_type", "application/json"),
             stream_content_type=tree.get("stream_content_type", "text/event-stream"),
             keepalive=str(tree.get("keepalive", "")).encode(),
@@ -287,7 +303,15 @@ class _Compiler:
             self.refuse(("operation",), f"one of {', '.join(_OPERATIONS)} is expected")
         if str(self.tree.get("framing", "json")) not in SPLITTERS:
             self.refuse(("framing",), f"one of {', '.join(SPLITTERS)} is expected")
-        for key in ("path", "stream_path", "content_type", "stream_content_type", "keepalive", "done"):
+        for key in (
+            "path",
+            "stream_path",
+            "content_type",
+            "stream_content_type",
+            "keepalive",
+            "done",
+            "issuer",
+        ):
             if key in self.tree and not isinstance(self.tree[key], str):
                 self.refuse((key,), "a text is expected")
 

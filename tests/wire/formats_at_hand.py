@@ -19,12 +19,14 @@ OTHERS = Path(__file__).parent / "formats"
 WILLING: Mapping[str, Any] = {
     "model": "up",
     "limits": {"output": 1000},
-    "replays_reasoning": True,
-    "replays_signatures": True,
-    "cache_marks": True,
-    "call_signatures": True,
-    "more_sampling": True,
-    "adaptive_thinking": True,
+    "traits": {
+        "replays_reasoning": True,
+        "replays_signatures": True,
+        "cache_marks": True,
+        "call_signatures": True,
+        "more_sampling": True,
+        "adaptive_thinking": True,
+    },
 }
 
 
