@@ -1,4 +1,4 @@
-"""Usage by class times price by class, exact. No rounding happens here, and no float ever enters."""
+"""Usage by class and unit times its price, exact. No rounding happens here, and no float ever enters."""
 
 from decimal import Context, Decimal
 
@@ -24,4 +24,7 @@ def price_usage(usage: Usage, price: Price, markup: Decimal = Decimal(0)) -> Dec
         cost += price.audio_input * usage.audio_input
     if usage.audio_output:
         cost += price.audio_output * usage.audio_output
+    for unit, count in usage.units.items():
+        if unit in price.units:
+            cost += price.units[unit] * count
     return _EXACT.multiply(cost, 1 + markup) if markup else cost

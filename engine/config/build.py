@@ -3,6 +3,7 @@ cross-references.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -11,7 +12,14 @@ from engine.config.schema import ModelEntry, TargetEntry
 from engine.config.schema_base import PriceEntry
 from engine.config.schema_gateway import ServerEntry
 from engine.config.schema_policy import BillingEntry, PolicyFile, ScopeLimitEntry, TimeoutsEntry, WindowsEntry
-from engine.config.schema_provider import AuthEntry, KeyEntry, ParamsEntry, ProviderFile
+from engine.config.schema_provider import (
+    AuthEntry,
+    FixesEntry,
+    KeyEntry,
+    MessagesEntry,
+    ParamsEntry,
+    ProviderFile,
+)
 from engine.config.snapshot import (
     Auth,
     Backoff,
@@ -22,7 +30,6 @@ from engine.config.snapshot import (
     FailoverRule,
     Limit,
     Model,
-    ParamFixes,
     Policy,
     Price,
     Provider,
@@ -32,6 +39,9 @@ from engine.config.snapshot import (
     Timeouts,
 )
 from engine.secret import Secret
+from engine.wire.fixes import ParamFixes, When
+from engine.wire.messages import MessageFixes
+from engine.wire.usage import UNITS
 
 _MILLION = Decimal(1_000_000)
 _WINDOWS_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
@@ -59,6 +69,7 @@ def build_price(entry: PriceEntry) -> Price:
         audio_input=per_token(entry.audio_input, read),
         audio_output=per_token(entry.audio_output, written),
         request=entry.request,
+        units={unit: amount for unit, key in UNITS.items() if (amount := getattr(entry, key)) is not None},
     )
 
 
@@ -158,7 +169,32 @@ def build_auth(provider: str, entry: AuthEntry) -> tuple[Auth, str]:
 
 
 def _build_params(entry: ParamsEntry) -> ParamFixes:
-    return ParamFixes(frozenset(entry.drop), entry.rename, entry.clamp, entry.default, entry.force)
+    rules = tuple((When(rule.models, rule.when, rule.unless), _build_fixes(rule)) for rule in entry.rules)
+    return replace(_build_fixes(entry), rules=rules)
+
+
+def _build_fixes(entry: FixesEntry) -> ParamFixes:
+    return ParamFixes(
+        drop=frozenset(entry.drop),
+        rename=entry.rename,
+        clamp=entry.clamp,
+        default=entry.default,
+        force=entry.force,
+        replace=entry.replace,
+        messages=_build_messages(entry.messages) if entry.messages is not None else None,
+    )
+
+
+def _build_messages(entry: MessagesEntry) -> MessageFixes:
+    return MessageFixes(
+        roles=entry.roles,
+        drop=frozenset(entry.drop),
+        rename=entry.rename,
+        default=entry.default,
+        flatten=frozenset(entry.flatten),
+        call_id_length=entry.call_id_length,
+        join=entry.join,
+    )
 
 
 def build_provider(

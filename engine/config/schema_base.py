@@ -13,11 +13,13 @@ from pydantic import (
     PlainValidator,
     Tag,
     WithJsonSchema,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from engine.config.references import Unset
 from engine.secret import Secret
+from engine.wire.usage import UNITS
 
 
 class Strict(BaseModel):
@@ -126,9 +128,11 @@ Texts = Annotated[tuple[str, ...], BeforeValidator(one_or_many, json_schema_inpu
 
 
 class PriceEntry(Strict):
-    """US dollars per 1M tokens of each class, as text. A class left out costs what its nearest class costs."""
+    """US dollars per 1M tokens of each class, and for one of each unit, as text. A class left out costs what its
+    nearest class costs; a unit left out costs nothing.
+    """
 
-    input: Usd = described("US dollars per 1M input tokens")
+    input: Usd = described("US dollars per 1M input tokens; required when no unit has a price", Decimal(0))
     output: Usd = described("US dollars per 1M output tokens", Decimal(0))
     cached_input: Usd | None = described("per 1M input tokens read from a cache; default: as input", None)
     cache_write: Usd | None = described("per 1M input tokens written to a cache; default: as input", None)
@@ -137,6 +141,17 @@ class PriceEntry(Strict):
     audio_input: Usd | None = described("per 1M audio input tokens; default: as input", None)
     audio_output: Usd | None = described("per 1M audio output tokens; default: as output", None)
     request: Usd = described("US dollars per request, beside the tokens", Decimal(0))
+    per_image: Usd | None = described("US dollars per image that is made", None)
+    per_pixel: Usd | None = described("US dollars per pixel that is made", None)
+    per_second: Usd | None = described("US dollars per second of audio or video", None)
+    per_character: Usd | None = described("US dollars per character that is spoken", None)
+    per_search: Usd | None = described("US dollars per search unit", None)
+
+    @model_validator(mode="after")
+    def _refuse_no_price(self) -> "PriceEntry":
+        if not {"input", "request", *UNITS.values()} & self.model_fields_set:
+            raise PydanticCustomError("price", "`input`, `request` or the price of a unit is missing")
+        return self
 
 
 def word_or_tree(value: Any) -> str:

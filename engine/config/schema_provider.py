@@ -22,9 +22,11 @@ from engine.config.schema_base import (
     Traits,
     UnknownPrice,
     described,
+    one_or_many,
     word_or_tree,
 )
 from engine.secret import Secret
+from engine.wire.operations import Operation
 
 
 def _read_url(value: Any) -> Any:
@@ -110,7 +112,23 @@ def _as_auth(value: Any) -> Any:
     return {} if value == "none" or value is None else value
 
 
-class ParamsEntry(Strict):
+class MessagesEntry(Strict):
+    """Changes to the messages of a chat, applied in this order."""
+
+    roles: dict[str, str] = described("roles it calls otherwise: {developer: system}", {})
+    drop: Texts = described("keys of a message it does not take", ())
+    rename: dict[str, str] = described("keys of a message it calls otherwise: {old: new}", {})
+    default: dict[str, dict[str, Any]] = described(
+        "keys a message of a role must have: {role: {key: value}}", {}
+    )
+    flatten: Texts = described("roles whose lists of nothing but texts become one text", ())
+    call_id_length: int | None = described(
+        "ids of tool calls become so many letters and digits, those that fit stay", None, ge=6, le=32
+    )
+    join: bool = described("neighbours of one role become one message", False)
+
+
+class FixesEntry(Strict):
     """Changes to a request's top-level keys, applied in this order."""
 
     drop: Texts = described("keys this provider does not take", ())
@@ -120,15 +138,52 @@ class ParamsEntry(Strict):
     )
     default: dict[str, Any] = described("values for keys that the request leaves out", {})
     force: dict[str, Any] = described("values that replace what the request says", {})
+    replace: dict[str, dict[str, Any]] = described(
+        "words it calls otherwise: {key: {word: value}}; null leaves the key out", {}
+    )
+    messages: MessagesEntry | None = described("changes to the messages of a chat", None)
 
     @model_validator(mode="after")
-    def _refuse_empty_ranges(self) -> "ParamsEntry":
+    def _refuse_empty_ranges(self) -> "FixesEntry":
         for name, (low, high) in self.clamp.items():
             if low > high:
                 raise PydanticCustomError(
                     "clamp", "clamp.{name}: the low end is above the high end", {"name": name}
                 )
         return self
+
+
+def _as_said(value: Any) -> Any:
+    """`key` or `[key, key]` stand for any value of them."""
+    if isinstance(value, dict):
+        return {key: one_or_many(values) for key, values in value.items()}
+    return dict.fromkeys(one_or_many(value)) if isinstance(value, str | list | tuple) else value
+
+
+Said = Annotated[
+    dict[str, tuple[Any, ...] | None],
+    BeforeValidator(_as_said, json_schema_input_type=str | list[str] | dict[str, Any]),
+]
+
+
+class RuleEntry(FixesEntry):
+    """Changes for some requests only."""
+
+    models: Texts = described("globs of the provider's model ids it is for; default: all", ())
+    when: Said = described("keys the request must have, or {key: value, or several}; `a.b` is b inside a", {})
+    unless: Said = described("keys the request must not have, written likewise", {})
+
+    @model_validator(mode="after")
+    def _refuse_no_condition(self) -> "RuleEntry":
+        if not (self.models or self.when or self.unless):
+            raise PydanticCustomError("rule", "a rule needs a condition: models, when or unless")
+        return self
+
+
+class ParamsEntry(FixesEntry):
+    """Changes to a request's top-level keys: those that always hold, then the rules, in order."""
+
+    rules: tuple[RuleEntry, ...] = described("changes for some models or requests only", ())
 
 
 class ListingEntry(Strict):
@@ -164,7 +219,7 @@ class AnsweredEntry(Strict):
 
 
 class ReadEntry(Strict):
-    usage: dict[str, int] | None = described("tokens by class that are read", None)
+    usage: dict[str, int | float] | None = described("tokens by class, and units, that are read", None)
     error: dict[str, Any] | None = described("what is read of an error: message, type, code, param", None)
 
 
@@ -172,9 +227,7 @@ class ExampleEntry(Strict):
     """An executable example: a provider whose example fails does not load."""
 
     given: dict[str, Any] | None = described("a request body as a client sends it", None)
-    operation: Literal["chat", "completions", "embeddings"] | None = described(
-        "default: told from `given`", None
-    )
+    operation: Operation | None = described("default: told from `given`", None)
     sends: SentEntry | None = described("what the provider is sent for `given`", None)
     answers: AnsweredEntry | None = described("an answer of the provider", None)
     reads: ReadEntry | None = described("what is read of `answers`", None)
@@ -232,7 +285,7 @@ class ProviderFile(Strict):
     )
     params: ParamsEntry = described("changes to a request's keys", ParamsEntry())
     traits: Traits = described("traits of the wire format that are otherwise here", {})
-    endpoints: dict[Literal["chat", "completions", "embeddings"], Endpoint] = described(
+    endpoints: dict[Operation, Endpoint] = described(
         "endpoints that differ from the format's; false: not there", {}
     )
     usage: UsageFrom | None = described("where usage is reported", None)

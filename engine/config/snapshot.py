@@ -107,7 +107,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US dollars per single token of each class (declared per million), and per request. Never floats."""
+    """US dollars per single token of each class (declared per million), per request and per unit. Never floats."""
 
     input: Decimal
     output: Decimal
@@ -118,6 +118,8 @@ class Price:
     audio_input: Decimal
     audio_output: Decimal
     request: Decimal = Decimal(0)
+    units: Mapping[str, Decimal] = field(default_factory=dict)
+    """By the names of usage.UNITS; one that is not here costs nothing."""
 
 
 @dataclass(frozen=True, slots=True)

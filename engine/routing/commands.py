@@ -4,21 +4,25 @@ import argparse
 import json
 import sys
 import time
+from decimal import Decimal
 from typing import Any
 
 import orjson
 
 from engine.billing.books import estimate_input_tokens, format_usd
 from engine.call import Call, Caller
+from engine.config.naming import Decision
 from engine.config.reload import Loader
 from engine.config.settings import read_environment, read_settings
 from engine.config.snapshot import Credential, Provider, Snapshot, Target
 from engine.errors import GatewayError
 from engine.routing.attempts import describe_target
 from engine.routing.balance import Latencies, estimate_cost, order_targets
+from engine.routing.names import follow_name
 from engine.routing.resolve import Plan, make_plan
 from engine.secret import Secret
 from engine.upstream.exchange import render_body, render_head, render_headers
+from engine.wire.operations import OPERATIONS
 from engine.wire.requests import read_request
 from engine.wire.translation import open_translation
 
@@ -36,7 +40,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     render.add_argument("--model", help="the provider's own name for the model (default: the chat's)")
     for parser, run in ((explain, run_explain), (render, run_render)):
         parser.add_argument("-c", "--config", metavar="FILE", help="gateway.yaml")
-        parser.add_argument("--operation", choices=("chat", "completions", "embeddings"), default="chat")
+        parser.add_argument("--operation", choices=OPERATIONS, default="chat")
         parser.add_argument("--format", choices=("text", "json"), default="text")
         parser.set_defaults(run=run)
 
@@ -47,23 +51,52 @@ def run_explain(args: argparse.Namespace) -> int:
     try:
         plan = make_plan(snapshot, Caller("cli", "cli", unlimited=True), args.model, args.operation)
     except GatewayError as error:
-        print(error.message, file=sys.stderr)
-        return 1
-    document = explain_plan(call, plan)
-    if args.format == "json":
-        print(json.dumps(document))
+        refusal, plan = error.message, None
     else:
-        print("\n".join(word_explanation(document)))
-    return 0
+        refusal = ""
+    document = explain_name(call, plan)
+    if document is not None:
+        print(json.dumps(document) if args.format == "json" else "\n".join(word_explanation(document)))
+    if refusal:
+        print(refusal, file=sys.stderr)
+    return 1 if refusal else 0
 
 
-def explain_plan(call: Call, plan: Plan) -> dict[str, Any]:
-    """Which targets are asked in which order, and the most that the call could cost at each."""
-    model, tokens = plan.model, estimate_input_tokens(call.request)
+def explain_name(call: Call, plan: Plan | None) -> dict[str, Any] | None:
+    """How the name was found, who is asked in which order, who is not and why, and the most it could cost.
+    None for a name that nobody has; without a plan nobody is asked.
+    """
+    found = follow_name(call.snapshot, call.requested_model)
+    if found is None:
+        return None
+    model = found.model
+    asked = list_asked(call, plan) if plan is not None else []
+    usable = plan.targets if plan is not None else ()
+    costs = [Decimal(target["at_most_usd"]) for target in asked]
+    return {
+        "requested_model": call.requested_model,
+        "model": model.name,
+        "rule": found.steps[0][1].why,
+        "steps": [describe_step(name, decision) for name, decision in found.steps],
+        "strategy": model.strategy,
+        "policy": model.policy.name,
+        "targets": asked,
+        "left_out": [
+            {"provider": target.provider.name, "model": target.model, "reason": name_reason(call, target)}
+            for target in model.targets
+            if target not in usable
+        ],
+        "at_most_usd": format_usd(max(costs)) if costs else None,
+    }
+
+
+def list_asked(call: Call, plan: Plan) -> list[dict[str, Any]]:
+    """The plan's targets in order, and the most that the call could cost at each."""
+    tokens = estimate_input_tokens(call.request)
     wanted = call.request.get("max_completion_tokens") or call.request.get("max_tokens")
-    output = wanted if isinstance(wanted, int) else model.output or plan.policy.assume_output_tokens
+    output = wanted if isinstance(wanted, int) else plan.model.output or plan.policy.assume_output_tokens
     ordered = order_targets(plan, Latencies(), lambda: 0.5, input_tokens=tokens, output_tokens=output)
-    targets = [
+    return [
         {
             "provider": target.provider.name,
             "model": target.model,
@@ -73,27 +106,19 @@ def explain_plan(call: Call, plan: Plan) -> dict[str, Any]:
         }
         for target in ordered
     ]
-    left_out = [
-        {"provider": target.provider.name, "model": target.model, "reason": target.provider.reason}
-        for target in model.targets
-        if target not in plan.targets
-    ]
-    return {
-        "requested_model": call.requested_model,
-        "model": model.name,
-        "rule": name_rule(call.snapshot, call.requested_model),
-        "strategy": model.strategy,
-        "policy": plan.policy.name,
-        "targets": targets,
-        "left_out": left_out,
-    }
 
 
-def name_rule(snapshot: Snapshot, name: str) -> str:
-    """How the name was found."""
-    if name in snapshot.models:
-        return "models.d lists it"
-    return "an alias in models.d" if name in snapshot.names else "passthrough: provider/model-id"
+def describe_step(name: str, decision: Decision) -> dict[str, Any]:
+    """One step of the way: a name, the rule that decided, where it is written, and what it made of the name."""
+    asks = [{"provider": provider, "model": model} for provider, model in decision.asks]
+    return {"name": name, "rule": decision.why, "place": decision.place, "use": decision.use, "ask": asks}
+
+
+def name_reason(call: Call, target: Target) -> str:
+    """Why nobody asks this target."""
+    if call.operation not in target.provider.endpoints:
+        return f"does not serve {call.operation}"
+    return target.provider.reason or "its model cannot be asked"
 
 
 def word_explanation(document: dict[str, Any]) -> list[str]:
@@ -101,6 +126,8 @@ def word_explanation(document: dict[str, Any]) -> list[str]:
         f"{document['requested_model']} -> {document['model']} ({document['rule']}; "
         f"strategy {document['strategy']}, policy {document['policy']})"
     ]
+    if len(document["steps"]) > 1 or document["steps"][0]["place"]:
+        lines += map(word_step, document["steps"])
     for number, target in enumerate(document["targets"], 1):
         extra = ", prefill" if target["prefill"] else ""
         cost = f"at most {target['at_most_usd']} USD"
@@ -110,6 +137,12 @@ def word_explanation(document: dict[str, Any]) -> list[str]:
     for target in document["left_out"]:
         lines.append(f"  -  {target['provider']}: {target['model']} (left out: {target['reason']})")
     return lines
+
+
+def word_step(step: dict[str, Any]) -> str:
+    asked = ", ".join(f"{ask['provider']}/{ask['model']}" for ask in step["ask"])
+    place = f", {step['place']}" if step["place"] else ""
+    return f"  {step['name']} -> {asked or step['use']} ({step['rule']}{place})"
 
 
 def run_render(args: argparse.Namespace) -> int:
@@ -142,7 +175,7 @@ def render_request(call: Call, provider: Provider, model: str) -> dict[str, Any]
         body = render_body(call, target, endpoint)
     else:
         translation = open_translation(call, surface, endpoint.format, describe_target(call, target))
-        body = translation.render(provider.params.edits(translation.body))
+        body = translation.render(provider.params.edits(translation.body, model))
     credential = Credential("masked", _MASKED)
     origin, head = render_head(provider, credential, endpoint.path_for(target))
     path = head.split(b" ", 2)[1].decode()

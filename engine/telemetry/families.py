@@ -58,6 +58,9 @@ FAMILIES: Mapping[str, Family] = {
             buckets=FIRST_TOKEN_BUCKETS,
         ),
         _counter("gatewayz_tokens_total", "Tokens by class; the classes do not overlap.", *TARGET, "class"),
+        _counter(
+            "gatewayz_units_total", "Images, seconds, characters, searches and pixels.", *TARGET, "unit"
+        ),
         _counter("gatewayz_cost_usd_total", "US dollars that calls cost.", *TARGET),
         _counter("gatewayz_unpriced_tokens_total", "Tokens served without a price.", *TARGET),
         _counter("gatewayz_estimated_calls_total", "Calls whose usage no provider reported.", *TARGET),

@@ -50,6 +50,7 @@ class Pair:
         "recent",
         "score",
         "tokens",
+        "units",
         "unpriced",
     )
 
@@ -59,6 +60,7 @@ class Pair:
         self.first_tokens = [0] * (len(FIRST_TOKEN_BUCKETS) + 1)
         self.first_sum_s = 0.0
         self.tokens = [0] * len(TOKEN_CLASSES)
+        self.units: dict[str, float] = {}
         self.cost_usd = 0.0
         self.unpriced = 0
         self.estimated = 0
@@ -80,6 +82,8 @@ class Pair:
         if usage.audio_input or usage.audio_output:
             counts[4] += usage.audio_input
             counts[7] += usage.audio_output
+        for unit, count in usage.units.items():
+            self.units[unit] = self.units.get(unit, 0) + float(count)
         if usage.estimated:
             self.estimated += 1
 
@@ -92,6 +96,8 @@ class Pair:
         self.cost_usd += other.cost_usd
         self.unpriced += other.unpriced
         self.estimated += other.estimated
+        for unit, units in other.units.items():
+            self.units[unit] = self.units.get(unit, 0) + units
         for outcome, count in other.outcomes.items():
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + count
 
@@ -210,6 +216,8 @@ def _dump_pair(dump: Dump, labels: list[str], pair: Pair) -> None:
     for name, tokens in zip(TOKEN_CLASSES, pair.tokens, strict=True):
         if tokens:
             dump["gatewayz_tokens_total"].append([[*labels, name], tokens])
+    for unit, units in pair.units.items():
+        dump["gatewayz_units_total"].append([[*labels, unit], units])
     for outcome, count in pair.outcomes.items():
         dump["gatewayz_attempts_total"].append([[*labels, outcome], count])
     if pair.unpriced:

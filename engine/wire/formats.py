@@ -11,16 +11,18 @@ from typing import Any
 
 from engine.errors import InvalidRequest, ProviderError
 from engine.wire.accepts import compile_accepts
-from engine.wire.canonical import Event, Failed, UsageReported, fill_call_ids
+from engine.wire.canonical import Event, Failed, UsageReported
 from engine.wire.expressions import TemplateFailed
 from engine.wire.framing import FRAME_WRITERS, SPLITTERS, Splitter
 from engine.wire.look import Look, compile_look
 from engine.wire.loss import find_lost_kinds, find_words
+from engine.wire.operations import OPERATIONS
 from engine.wire.paths import Getter, PathRefused, compile_first, compile_path
 from engine.wire.readings import ErrorReader, UsageReader
 from engine.wire.secrets import refuse_secrets
 from engine.wire.streams import Answer, ReadPlan, StreamReader, StreamWriter, WritePlan, fold, unfold
 from engine.wire.templates import Render, TemplateRefused, TemplateSet, merge_trees
+from engine.wire.turns import fill_call_ids
 from engine.wire.usage import Usage
 
 __all__ = ["Format", "FormatRefused", "compile_format", "compile_readings", "merge_trees"]
@@ -32,7 +34,7 @@ Problems = list[tuple[Path, str]]
 SECTIONS: Mapping[str, str] = {
     "format": "the name of the format",
     "description": "one sentence for readers",
-    "operation": "chat, completions or embeddings",
+    "operation": f"one of {', '.join(OPERATIONS)}",
     "framing": "how a stream is cut into events: sse, ndjson, json_array, json, eventstream",
     "path": "where the operation is served, below a provider's base URL",
     "stream_path": "where it is served when streamed, if elsewhere",
@@ -46,7 +48,7 @@ SECTIONS: Mapping[str, str] = {
     "stream_flag": "merged into a request that wants a stream",
     "ask_usage": "merged into a streamed request so that it reports usage",
     "look": "where same-wire traffic is read",
-    "usage": "where token counts are: from, counts, outside",
+    "usage": "where tokens and units are counted: from, counts, outside",
     "errors": "where errors are: message, type, code, param, and their kinds",
     "tables": "named tables for the filters mapped, banded, renamed",
     "fragments": "named trees for $use",
@@ -75,7 +77,6 @@ _MAPPINGS = (
     ),
     *("stream", "write_stream"),
 )
-_OPERATIONS = ("chat", "completions", "embeddings")
 _TEMPLATES: Mapping[str, tuple[str, ...]] = {
     "request": ("chat", "target"),
     "reply": ("doc",),
@@ -299,8 +300,8 @@ class _Compiler:
             self.refuse(("format",), "a format needs a name")
         for name in _MAPPINGS:
             self.section(name)
-        if str(self.tree.get("operation")) not in _OPERATIONS:
-            self.refuse(("operation",), f"one of {', '.join(_OPERATIONS)} is expected")
+        if str(self.tree.get("operation")) not in OPERATIONS:
+            self.refuse(("operation",), f"one of {', '.join(OPERATIONS)} is expected")
         if str(self.tree.get("framing", "json")) not in SPLITTERS:
             self.refuse(("framing",), f"one of {', '.join(SPLITTERS)} is expected")
         for key in (

@@ -2,17 +2,19 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from engine.errors import ProviderError
 from engine.wire.paths import Getter, PathRefused, compile_path, split_plain_path
-from engine.wire.usage import CLASSES, Usage, split_openai_usage
+from engine.wire.usage import CLASSES, UNITS, Usage, split_openai_usage
 
 Path = tuple[str | int, ...]
 Problems = list[tuple[Path, str]]
-Counts = dict[str, int]
+Counts = dict[str, Any]
+"""Tokens are whole numbers; units are Decimals."""
 
-COUNT_NAMES = ("prompt", "completion", "total", *CLASSES[1:5], *CLASSES[6:])
+COUNT_NAMES = ("prompt", "completion", "total", *CLASSES[1:5], *CLASSES[6:], *UNITS)
 _INPUT_CLASSES = CLASSES[1:5]
 
 
@@ -26,8 +28,13 @@ class UsageReader:
         for name, paths in _as_mapping(raw.get("counts"), ("usage", "counts"), problems).items():
             if name not in COUNT_NAMES:
                 problems.append(
-                    (("usage", "counts", name), f"not a class of tokens ({', '.join(COUNT_NAMES)})")
+                    (
+                        ("usage", "counts", name),
+                        f"not a class of tokens or a unit ({', '.join(COUNT_NAMES)})",
+                    )
                 )
+            elif name in UNITS:
+                self._counts.append((name, _compile_amount(paths, ("usage", "counts", name), problems)))
             elif (places := find_places(paths)) is not None:
                 self._places.append((name, places))
             else:
@@ -50,7 +57,7 @@ class UsageReader:
                     return counts
         return None
 
-    def make_usage(self, counts: Mapping[str, int]) -> Usage:
+    def make_usage(self, counts: Mapping[str, Any]) -> Usage:
         """Disjoint classes of the counts."""
         inclusive = dict(counts)
         outside = self._outside
@@ -97,7 +104,7 @@ def read_places(found: dict[str, Any], wanted: Sequence[tuple[str, Places]]) -> 
     return counts
 
 
-def _counts_reasoning_apart(counts: Mapping[str, int]) -> bool:
+def _counts_reasoning_apart(counts: Mapping[str, Any]) -> bool:
     """Some providers leave the reasoning out of the completion; their grand total tells."""
     reasoning = counts.get("reasoning", 0)
     both = counts.get("prompt", 0) + counts.get("completion", 0)
@@ -121,7 +128,45 @@ def _compile_count(paths: Any, where: Path, problems: Problems) -> Getter:
     return read_count
 
 
-def _sum(counts: Any) -> int | None:
+def _compile_amount(paths: Any, where: Path, problems: Problems) -> Getter:
+    """A path or several, `{sum: [paths]}`, `{count: path of a list}` or `{length: path of a text}`."""
+    raw = paths if isinstance(paths, Mapping) else {"first": paths}
+    for name in set(raw) - {"first", "sum", "count", "length"}:
+        problems.append(((*where, name), "one of sum, count, length is expected"))
+    summed = _compile_paths(raw.get("sum"), (*where, "sum"), problems)
+    getters = _compile_paths(raw.get("first"), where, problems)
+    sized = [
+        (kind, read)
+        for name, kind in (("count", list), ("length", str))
+        for read in _compile_paths(raw.get(name), (*where, name), problems)
+    ]
+
+    def read_amount(doc: Any) -> Decimal | None:
+        if summed:
+            return _sum(_as_amount(read(doc)) for read in summed)
+        for read in getters:
+            if (amount := _as_amount(read(doc))) is not None:
+                return amount
+        for kind, read in sized:
+            if isinstance(found := read(doc), kind):
+                return Decimal(len(found))
+        return None
+
+    return read_amount
+
+
+def _as_amount(value: Any) -> Decimal | None:
+    """A number of units, exact as it was written; providers write it as text, too."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        amount = Decimal(str(value))
+    except InvalidOperation:
+        return None
+    return amount if amount.is_finite() and 0 <= amount <= MOST_TOKENS else None
+
+
+def _sum(counts: Any) -> Any:
     found = [count for count in counts if count is not None]
     return sum(found) if found else None
 

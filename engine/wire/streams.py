@@ -25,10 +25,10 @@ from engine.wire.canonical import (
 from engine.wire.expressions import TemplateFailed
 from engine.wire.framing import FrameWriter
 from engine.wire.paths import Getter
-from engine.wire.usage import CLASSES, Usage
+from engine.wire.usage import CLASSES, Usage, show_units
 
 Rows = Mapping[str, Callable[..., Any]]
-Counts = dict[str, int]
+Counts = dict[str, Any]
 BlockEvent = BlockStarted | BlockAdded | BlockEnded
 Answer = dict[str, Any]
 """A plain answer: id, model, created, extra, choices [{index, parts, finish}], usage, failed; the first choice's
@@ -203,10 +203,12 @@ def finish_fields(event: Finished) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def usage_fields(usage: Usage) -> dict[str, int]:
-    """A usage as templates see it: the classes, and the totals that dialects count in."""
-    fields = {name: getattr(usage, name) for name in CLASSES}
+def usage_fields(usage: Usage) -> dict[str, int | float]:
+    """A usage as templates see it: the classes, the units, and the totals that dialects count in."""
+    fields: dict[str, int | float] = {name: getattr(usage, name) for name in CLASSES}
     prompt, completion = usage.prompt, usage.completion
+    if usage.units:
+        fields |= show_units(usage.units)
     return {**fields, "prompt": prompt, "completion": completion, "total": prompt + completion}
 
 

@@ -1,12 +1,28 @@
-"""What a call consumed, by class. The classes are disjoint, so that no token is ever priced twice."""
+"""What a call consumed: tokens by class, and what is counted in other units.
+
+The classes of tokens are disjoint, so that no token is ever priced twice. Units stand beside them: a provider that
+charges for searches reports searches, and its price says what one costs.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+UNITS: Mapping[str, str] = {
+    "images": "per_image",
+    "pixels": "per_pixel",
+    "seconds": "per_second",
+    "characters": "per_character",
+    "searches": "per_search",
+}
+"""What is counted beside tokens, and the key of a price for one of it."""
+NO_UNITS: Mapping[str, Decimal] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens by class.
+    """Tokens by class, and `units` by the names of UNITS (seconds may be a fraction).
 
     `input` excludes `cached_input`, `cache_write`, `cache_write_1h` and `audio_input`; `output` excludes
     `reasoning` and `audio_output`. `estimated` is true when no provider reported it.
@@ -21,6 +37,7 @@ class Usage:
     reasoning: int = 0
     audio_output: int = 0
     estimated: bool = False
+    units: Mapping[str, Decimal] = field(default_factory=lambda: NO_UNITS)
 
     @property
     def prompt(self) -> int:
@@ -32,9 +49,9 @@ class Usage:
         """All tokens written, as OpenAI's `completion_tokens` counts them."""
         return self.output + self.reasoning + self.audio_output
 
-    def as_record(self) -> dict[str, int]:
-        """Input, output and the other classes that are not zero, for the call record."""
-        record = {"input": self.input, "output": self.output}
+    def as_record(self) -> dict[str, int | float]:
+        """Input, output, the other classes that are not zero and the units, for the call record."""
+        record: dict[str, int | float] = {"input": self.input, "output": self.output}
         for name, count in (
             ("cached_input", self.cached_input),
             ("cache_write", self.cache_write),
@@ -45,7 +62,7 @@ class Usage:
         ):
             if count:
                 record[name] = count
-        return record
+        return {**record, **show_units(self.units)} if self.units else record
 
 
 CLASSES = (
@@ -60,11 +77,16 @@ CLASSES = (
 )
 
 
-def split_openai_usage(counts: Mapping[str, int]) -> Usage:
+def show_units(units: Mapping[str, Decimal]) -> dict[str, int | float]:
+    """Units as JSON numbers; nothing is charged by these."""
+    return {name: int(n) if n == n.to_integral_value() else float(n) for name, n in units.items()}
+
+
+def split_openai_usage(counts: Mapping[str, Any]) -> Usage:
     """Disjoint classes from inclusive totals.
 
-    `counts` has any of prompt, completion (both inclusive) and the CLASSES that are parts of them. A part larger
-    than its total is taken as outside of it (some providers count reasoning beside the completion).
+    `counts` has any of prompt, completion (both inclusive), the CLASSES that are parts of them, and UNITS. A part
+    larger than its total is taken as outside of it (some providers count reasoning beside the completion).
     """
     prompt, completion = counts.get("prompt", 0), counts.get("completion", 0)
     if len(counts) == ("prompt" in counts) + ("completion" in counts) + ("total" in counts):
@@ -82,4 +104,5 @@ def split_openai_usage(counts: Mapping[str, int]) -> Usage:
         output=completion - parts_out if completion >= parts_out else completion,
         reasoning=reasoning,
         audio_output=spoken,
+        units={name: counts[name] for name in UNITS if name in counts} or NO_UNITS,
     )

@@ -1,6 +1,6 @@
 """What tokens cost: exact, each token once."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -36,6 +36,12 @@ def test_a_request_has_a_price_of_its_own() -> None:
     assert price_usage(Usage(), make_price("1", "1", request="0.002")) == Decimal("0.002")
 
 
+def test_a_unit_has_a_price_of_its_own_and_may_be_a_fraction() -> None:
+    price = replace(make_price("0", "0"), units={"seconds": Decimal("0.0001"), "images": Decimal("0.04")})
+    usage = Usage(units={"seconds": Decimal("8.47"), "images": Decimal(2), "searches": Decimal(9)})
+    assert price_usage(usage, price) == Decimal("0.080847")
+
+
 def test_a_markup_goes_over_everything() -> None:
     price = make_price("0.000003", "0.000015", request="0.01")
     assert price_usage(Usage(input=1000, output=100), price, Decimal("0.055")) == Decimal("0.0145") * Decimal(
@@ -62,4 +68,4 @@ def test_no_token_is_priced_twice(prompt: int, completion: int, parts: list[int]
     parts_in, parts_out = sum(parts[:4]), sum(parts[4:])
     assert usage.prompt == (prompt if prompt >= parts_in else prompt + parts_in)
     assert usage.completion == (completion if completion >= parts_out else completion + parts_out)
-    assert all(getattr(usage, field.name) >= 0 for field in fields(usage))
+    assert all(getattr(usage, name) >= 0 for name in CLASSES)

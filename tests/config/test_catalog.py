@@ -120,7 +120,7 @@ def test_prices_are_per_token_decimals_with_the_nearest_class_for_what_is_left_o
         ('{input: "1e99"}', "price.input: an amount of this size cannot be meant"),
         ("{input: cheap}", 'price.input: an amount of US dollars as text is expected, such as "0.15"'),
         ("{input: true}", 'price.input: an amount of US dollars as text is expected, such as "0.15"'),
-        ('{output: "1"}', "price.input: is missing"),
+        ('{output: "1"}', "price: `input`, `request` or the price of a unit is missing"),
         ('{input: "1", ouput: "2"}', 'price.ouput: unknown key (did you mean "output"?)'),
     ],
 )
@@ -272,7 +272,7 @@ def test_all_problems_of_all_files_come_in_one_report_in_order(folder: Folder) -
         'models.d/m.yaml:6:5 strategy: should be \'failover\', \'weighted\', \'least_latency\' or \'cheapest\'',
         'models.d/n.yaml:4:16 targets[0].provider: no provider "nobody"',
         'models.d/n.yaml:5:5 policy: no policy "strict"',
-        "models.d/o.yaml:1:1 this file names nothing; one of the keys provider, models, policy or format is expected",
+        "models.d/o.yaml:1:1 this file names nothing; one of the keys provider, models, names, policy or format is expected",
         'policies.d/p.yaml:2:19 retry.on[1]: expected an HTTP status (429), 4xx, 5xx, or one of connect, reset, '
         "timeout, broken_stream, context_length_exceeded, content_filter, invalid_request",
         "policies.d/p.yaml:2:28 retry.max: should be greater than or equal to 0",
@@ -328,7 +328,7 @@ def test_no_message_ever_shows_a_value(folder: Folder) -> None:
             "base_url: https://x.example.com\nendpoints: {embeddings: {pth: /x}}",
             'unknown key (did you mean "path"?)',
         ),
-        ("base_url: https://x.example.com\nendpoints: {images: false}", "should be 'chat', 'completions' or"),
+        ("base_url: https://x.example.com\nendpoints: {imags: false}", "should be 'chat', 'completions',"),
         ("base_url: https://x.example.com\nusage: {counts: {promt: $.x}}", "not a class of tokens"),
         ("base_url: https://x.example.com\nusage: {from: '$..['}", "usage.from"),
         ("base_url: https://x.example.com\nformat: openai-chat", "duplicate key"),

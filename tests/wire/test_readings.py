@@ -1,5 +1,6 @@
 """Usage and errors of every shape that providers send."""
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -66,6 +67,51 @@ def test_usage_is_read_in_disjoint_classes(usage: dict[str, Any], read: Usage) -
 )
 def test_no_usage_is_none(doc: Any) -> None:
     assert CHAT.read_usage(doc) is None
+
+
+UNITS: dict[str, Any] = {
+    "from": "$",
+    "counts": {
+        "prompt": "$.usage.tokens",
+        "searches": ["$.billed.searches", "$.billed.search_units"],
+        "images": {"count": "$.data"},
+        "characters": {"length": "$.text"},
+        "seconds": {"sum": ["$.audio.heard", "$.audio.silent"]},
+    },
+}
+
+
+def test_units_are_counted_beside_tokens_exactly_as_they_were_written() -> None:
+    form = compile_format(merge_trees(load_tree("openai-chat"), {"usage": UNITS}))
+    doc = {
+        "usage": {"tokens": 3},
+        "billed": {"search_units": 2},
+        "data": [{}, {}],
+        "text": "grüß",
+        "audio": {"heard": 8.47, "silent": "0.1"},
+    }
+    usage = form.read_usage(doc)
+    assert usage is not None
+    assert usage.units == {
+        "images": 2,
+        "seconds": Decimal("8.57"),
+        "characters": 4,
+        "searches": 2,
+    }
+    assert usage.as_record() == {
+        "input": 3,
+        "output": 0,
+        "images": 2,
+        "seconds": 8.57,
+        "characters": 4,
+        "searches": 2,
+    }
+
+
+@pytest.mark.parametrize("odd", ["many", True, -1, float("inf"), [], {}, None])
+def test_an_amount_that_is_no_number_is_no_amount(odd: Any) -> None:
+    form = compile_format(merge_trees(load_tree("openai-chat"), {"usage": UNITS}))
+    assert form.read_usage({"usage": {"tokens": 3}, "billed": {"searches": odd}}) == Usage(input=3)
 
 
 def test_usage_beside_the_totals_is_added_to_them() -> None:

@@ -1,0 +1,19 @@
+"""What callers may ask of a model. Each wire format is of one operation, and an endpoint of a provider serves one."""
+
+from typing import Literal, get_args
+
+Operation = Literal[
+    "chat",
+    "completions",
+    "count_tokens",
+    "embeddings",
+    "rerank",
+    "moderations",
+    "images",
+    "image_edits",
+    "transcriptions",
+    "speech",
+]
+OPERATIONS: tuple[Operation, ...] = get_args(Operation)
+WRITING: frozenset[str] = frozenset(("chat", "completions"))
+"""Those whose answer a model writes token by token: it may be a stream, and its length can be estimated."""
