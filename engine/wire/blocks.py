@@ -22,8 +22,8 @@ from typing import Any
 import orjson
 
 from engine.errors import ProviderError
+from engine.wire.call_ids import derive_id
 from engine.wire.canonical import BlockAdded, BlockEnded, BlockStarted, Event, Failed, Finished, Started
-from engine.wire.verbs import derive_id
 
 JOINED = frozenset(("text", "arguments", "data", "transcript"))
 LISTED = frozenset(("citations", "logprobs"))

@@ -8,13 +8,21 @@ import base64
 import re
 from binascii import Error as NotBase64
 from collections.abc import Callable, Iterable, Mapping
-from hashlib import blake2b
 from typing import Any
 
 import orjson
 
-from engine.wire.canonical import find_call_names, join_for_two_roles, take_opening
+from engine.wire.call_ids import derive_id, fit_id
 from engine.wire.schemas import inline_references, prune_schema
+from engine.wire.turns import (
+    answer_open_calls,
+    find_call_names,
+    has_unsigned_calls,
+    join_for_two_roles,
+    leave_out_blanks,
+    take_opening,
+    trim_last_words,
+)
 
 Part = Mapping[str, Any]
 
@@ -301,21 +309,6 @@ def encode_base64(value: Any) -> Any:
     return base64.b64encode(value.encode()).decode() if isinstance(value, str) else None
 
 
-def fit_id(value: Any, longest: int = 64, prefix: str = "call_", allowed: str = "A-Za-z0-9_-") -> Any:
-    """The id itself when it fits a dialect's alphabet and length, else one derived from it, the same each time."""
-    if not isinstance(value, str):
-        return None
-    if 0 < len(value) <= longest and re.fullmatch(f"[{allowed}]+", value):
-        return value
-    return derive_id(value, prefix, longest)
-
-
-def derive_id(value: Any, prefix: str = "", longest: int = 64, salt: Any = "") -> str:
-    """An id that is always the same for the same value."""
-    digest = blake2b(f"{value}\0{salt}".encode(), digest_size=16).hexdigest()
-    return (prefix + digest)[:longest]
-
-
 VERBS: Mapping[str, Callable[..., Any]] = {
     "default": default,
     "parsed": parse_json,
@@ -356,6 +349,10 @@ VERBS: Mapping[str, Callable[..., Any]] = {
     "gather": gather,
     "opening": take_opening,
     "two_roles": join_for_two_roles,
+    "without_blanks": leave_out_blanks,
+    "with_all_results": answer_open_calls,
+    "trimmed_end": trim_last_words,
+    "unsigned_calls": has_unsigned_calls,
     "with_call_names": find_call_names,
     "is_data_url": is_data_url,
     "media_type": media_type_of,

@@ -5,8 +5,18 @@ from typing import Any
 import pytest
 
 from engine.wire import verbs
-from engine.wire.canonical import fill_call_ids, find_call_names, join_for_two_roles, take_opening
+from engine.wire.call_ids import fit_id, restore_id
 from engine.wire.schemas import inline_references, prune_schema
+from engine.wire.turns import (
+    answer_open_calls,
+    fill_call_ids,
+    find_call_names,
+    has_unsigned_calls,
+    join_for_two_roles,
+    leave_out_blanks,
+    take_opening,
+    trim_last_words,
+)
 
 
 @pytest.mark.parametrize(
@@ -24,12 +34,26 @@ def test_a_data_url_has_a_media_type_and_data(url: Any, media_type: str | None, 
     assert (verbs.media_type_of(url), verbs.data_of(url)) == (media_type, data)
 
 
-def test_an_id_that_fits_is_kept_and_another_is_always_derived_alike() -> None:
-    assert verbs.fit_id("call_1") == "call_1"
-    fitted = verbs.fit_id("call:1/ü", 20)
-    assert fitted == verbs.fit_id("call:1/ü", 20) != verbs.fit_id("call:2/ü", 20)
-    assert fitted.startswith("call_") and len(fitted) == 20 and fitted.replace("_", "a").isalnum()
-    assert len(verbs.fit_id("x" * 100, 9, "", "a-zA-Z0-9")) == 9
+def test_an_id_that_fits_is_kept_and_another_stands_for_it_each_time_alike() -> None:
+    assert fit_id("call_1") == "call_1"
+    fitted = fit_id("call:1/ü", 20)
+    assert fitted == fit_id("call:1/ü", 20) != fit_id("call:2/ü", 20)
+    assert len(fitted) <= 20 and fitted.replace("_", "a").isalnum()
+    assert len(fit_id("x" * 100, 9, "", "a-zA-Z0-9")) == 9
+
+
+@pytest.mark.parametrize(
+    "identity", ["functions.look:0", "a b", "ü", "call:" + "1" * 40, ".", "fit_", "\ud800"]
+)
+def test_an_id_that_was_fitted_is_what_it_was_when_it_comes_back(identity: str) -> None:
+    fitted = fit_id(identity)
+    assert 0 < len(fitted) <= 64 and fitted.replace("_", "").replace("-", "").isalnum()
+    assert restore_id(fitted) == identity
+
+
+@pytest.mark.parametrize("identity", ["toolu_01", "fit_", "fit_!", "fit_Zm9v", "fit_Zm9", "fit_x", None, 3])
+def test_an_id_that_nobody_fitted_stays_as_it_is(identity: Any) -> None:
+    assert restore_id(identity) == identity
 
 
 def test_pruning_takes_keywords_and_leaves_properties_of_that_name() -> None:
@@ -89,6 +113,58 @@ def test_two_roles_join_neighbours_and_put_results_first() -> None:
         {"role": "user", "parts": [result, *text("user", "late", "v")["parts"]]},
     ]
     assert take_opening([text("user", "u")]) is None and join_for_two_roles(None) == []
+
+
+def test_later_system_turns_wait_for_the_end_of_what_the_user_says() -> None:
+    turns = [
+        text("system", "s"),
+        text("user", "u"),
+        text("system", "a"),
+        text("user", "v"),
+        text("developer", "b"),
+    ]
+    spoken = [*turns, text("assistant", "x"), text("system", "c")]
+    assert join_for_two_roles(spoken, True) == [
+        text("user", "u", "v"),
+        text("system", "a", "b"),
+        text("assistant", "x"),
+        text("user", "c"),
+    ]
+
+
+def test_blank_text_and_unsigned_reasoning_are_left_out() -> None:
+    blank, unsigned = {"type": "text", "text": " \n"}, {"type": "reasoning", "text": "hm"}
+    signed = [{**unsigned, "signature": "s"}, {"type": "text", "text": "", "signature": "s"}]
+    turns = [{"role": "assistant", "parts": [blank, unsigned, *signed]}]
+    assert leave_out_blanks(turns)[0]["parts"] == [unsigned, *signed]
+    assert leave_out_blanks(turns, True)[0]["parts"] == signed
+
+
+def test_every_call_that_the_conversation_went_on_after_has_a_result() -> None:
+    calls = {"role": "assistant", "parts": [{"type": "tool_call", "id": name, "name": "f"} for name in "ab"]}
+    answer = {"type": "tool_result", "id": "b", "parts": []}
+    user = {"role": "user", "parts": [answer, {"type": "text", "text": "and?"}]}
+    turns = answer_open_calls([calls, user, calls])
+    assert [part.get("id") for part in turns[1]["parts"]] == ["b", "a", None]
+    assert turns[1]["parts"][1]["error"] is True and turns[2] == calls
+    assert answer_open_calls([calls]) == [calls]
+
+
+def test_an_answer_to_be_continued_does_not_end_in_white_space() -> None:
+    assert trim_last_words([text("user", "u "), text("assistant", "a", "b \n")])[1] == text(
+        "assistant", "a", "b"
+    )
+    assert trim_last_words([text("user", "u "), text("assistant", " ")]) == [text("user", "u ")]
+    assert trim_last_words([text("assistant", "a "), text("user", "u ")])[1] == text("user", "u ")
+
+
+def test_calls_without_the_reasoning_that_led_to_them_are_noticed() -> None:
+    call, thought = {"type": "tool_call", "id": "a"}, {"type": "reasoning", "text": "hm", "signature": "s"}
+    asked = text("user", "u")
+    assert has_unsigned_calls([asked, {"role": "assistant", "parts": [call]}, asked])
+    assert not has_unsigned_calls([asked, {"role": "assistant", "parts": [thought, call]}, asked])
+    assert not has_unsigned_calls([{"role": "assistant", "parts": [call]}, text("assistant", "x"), asked])
+    assert not has_unsigned_calls([asked])
 
 
 def test_calls_without_ids_get_some_and_results_answer_them_in_order() -> None:
