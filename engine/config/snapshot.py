@@ -118,7 +118,7 @@ class Price:
     audio_input: Decimal
     audio_output: Decimal
     request: Decimal = Decimal(0)
-    units: Mapping[str, Decimal] = field(default_factory=dict)
+    units: Mapping[str, Decimal] = field(default_factory=dict, kw_only=True)
     """By the names of usage.UNITS; one that is not here costs nothing."""
 
 

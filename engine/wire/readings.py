@@ -108,7 +108,7 @@ def _counts_reasoning_apart(counts: Mapping[str, Any]) -> bool:
     """Some providers leave the reasoning out of the completion; their grand total tells."""
     reasoning = counts.get("reasoning", 0)
     both = counts.get("prompt", 0) + counts.get("completion", 0)
-    return reasoning > 0 and counts.get("total") == both + reasoning
+    return bool(reasoning > 0 and counts.get("total") == both + reasoning)
 
 
 def _compile_count(paths: Any, where: Path, problems: Problems) -> Getter:
@@ -142,8 +142,10 @@ def _compile_amount(paths: Any, where: Path, problems: Problems) -> Getter:
     ]
 
     def read_amount(doc: Any) -> Decimal | None:
+        amount: Decimal | None
         if summed:
-            return _sum(_as_amount(read(doc)) for read in summed)
+            amount = _sum(_as_amount(read(doc)) for read in summed)
+            return amount
         for read in getters:
             if (amount := _as_amount(read(doc))) is not None:
                 return amount
