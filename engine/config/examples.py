@@ -39,7 +39,7 @@ def show_sent(provider: Provider, surface: Format, operation: str, body: Mapping
     model = str(body.get("model", ""))
     target = Target(provider, model, 1, False, None, None, None)
     sent = _write_body(endpoint, surface, body, target)
-    for name, value in provider.params.edits(sent).items():
+    for name, value in provider.params.edits(sent, model).items():
         if value is DROPPED:
             sent.pop(name, None)
         else:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from engine.config.naming import Naming
 from engine.secret import Secret
+from engine.wire.fixes import ParamFixes
 from engine.wire.formats import Format
-from engine.wire.splice import DROPPED
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,35 +144,6 @@ class Auth:
 
 
 @dataclass(frozen=True, slots=True)
-class ParamFixes:
-    """Declared changes to a request body's top-level keys, applied in this order."""
-
-    drop: frozenset[str] = frozenset()
-    rename: Mapping[str, str] = field(default_factory=dict)
-    clamp: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    default: Mapping[str, Any] = field(default_factory=dict)
-    force: Mapping[str, Any] = field(default_factory=dict)
-
-    def edits(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Top-level keys to set, or with value `DROPPED` to remove, so that `body` becomes what is sent."""
-        edits: dict[str, Any] = {name: DROPPED for name in self.drop if name in body}
-        for old, new in self.rename.items():
-            if old in body:
-                edits[old] = DROPPED
-                if new not in body:
-                    edits[new] = body[old]
-        for name, (low, high) in self.clamp.items():
-            value = edits.get(name, body.get(name))
-            if isinstance(value, int | float) and not isinstance(value, bool) and not low <= value <= high:
-                edits[name] = low if value < low else high
-        for name, value in self.default.items():
-            if name not in body and name not in edits:
-                edits[name] = value
-        edits.update(self.force)
-        return edits
-
-
-@dataclass(frozen=True, slots=True)
 class Endpoint:
     """Where one operation (chat, completions, embeddings) of a provider is served, and on which wire."""
 
@@ -279,6 +251,14 @@ class Snapshot:
     settings: Any
     """The validated gateway.yaml (a pydantic model, frozen)."""
     warnings: tuple[str, ...] = ()
+    naming: Naming = Naming()
+    """What names mean that are not in `names`."""
+    listed: Mapping[str, Target] = field(init=False)
+    """Targets of all models by provider/model, so that one which is asked for by that name has its price."""
+
+    def __post_init__(self) -> None:
+        targets = (target for model in self.models.values() for target in reversed(model.targets))
+        object.__setattr__(self, "listed", {target.name: target for target in targets})
 
     @property
     def default_policy(self) -> Policy:

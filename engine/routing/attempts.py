@@ -156,7 +156,7 @@ class Attempts:
             raise InvalidRequest(
                 f"{target.provider.name} cannot express {lost} of this request", code="request_would_lose"
             )
-        return self._translation.render(target.provider.params.edits(self._translation.body))
+        return self._translation.render(target.provider.params.edits(self._translation.body, target.model))
 
     def _translate(self, target: Target, endpoint: Endpoint) -> Translation:
         call = self._call

@@ -42,7 +42,7 @@ def render_body(
 ) -> bytes:
     """The body to send on the caller's own wire: the client's bytes with only the declared changes."""
     provider, request = target.provider, call.request
-    edits: dict[str, Any] = provider.params.edits(request)
+    edits: dict[str, Any] = provider.params.edits(request, target.model)
     if call.requested_model != target.model or may_name_twice(call.body, b"model"):
         edits["model"] = target.model
     if call.stream and not call.usage_asked and provider.stream_usage == "ask":
