@@ -18,6 +18,8 @@ from engine.config.endpoints import (
     list_traits,
 )
 from engine.config.entries import Entry
+from engine.config.name_book import NameBook
+from engine.config.naming import Naming
 from engine.config.notes import Built, Memo, Notes
 from engine.config.schema import CAPABILITIES, ModelEntry
 from engine.config.schema_gateway import GatewayFile
@@ -44,6 +46,7 @@ class Catalog:
     providers: dict[str, Provider] = field(default_factory=dict)
     models: dict[str, Model] = field(default_factory=dict)
     names: dict[str, Model] = field(default_factory=dict)
+    naming: Naming = field(default_factory=Naming)
     surfaces: dict[str, Format] = field(default_factory=dict)
     _declared: dict[str, dict[str, Entry]] = field(default_factory=dict)
 
@@ -60,7 +63,15 @@ class Catalog:
         self._compile_providers()
         self._compile_models()
         self._compile_surfaces()
-        self.names = self._name_models()
+        self._name_everything()
+
+    def _name_everything(self) -> None:
+        book = NameBook(self._declared.get("model", {}), self.providers, self._declared.get("provider", {}))
+        book.add_models(self.models.values())
+        self.naming = book.add_tables(self.list_entries("names"))
+        self.names = book.names
+        self.problems += book.problems
+        self.warnings += book.warnings
 
     def list_entries(self, kind: str) -> list[Entry]:
         """The valid entries of one kind."""
@@ -153,39 +164,6 @@ class Catalog:
             elif name not in known:
                 message = f'no wire format "{name}"{suggest(name, list(known))}'
                 self.problems.append(self.gateway_entry.problem(("surfaces", operation), message))
-
-    def _name_models(self) -> dict[str, Model]:
-        """Every name callers may use. Of two equal ones the user's wins over the shipped; else it is a
-        problem.
-        """
-        names: dict[str, Model] = {}
-        owners: dict[str, Entry] = {}
-        entries = self._declared.get("model", {})
-        for model in self.models.values():
-            names[model.name] = model
-            owners[model.name] = entries[model.name]
-        for model in self.models.values():
-            for index, alias in enumerate(model.aliases):
-                self._claim_alias(alias, index, model, names, owners)
-        return names
-
-    def _claim_alias(
-        self, alias: str, index: int, model: Model, names: dict[str, Model], owners: dict[str, Entry]
-    ) -> None:
-        mine = self._declared["model"][model.name]
-        first = owners.setdefault(alias, mine)
-        if first is mine:
-            names[alias] = model
-            return
-        place = f'"{alias}" is also a name of model "{first.name}" ({first.thing.place})'
-        problem = mine.problem(("aliases", index), place)
-        if mine.thing.shipped and not first.thing.shipped:
-            self.warnings.append(problem)
-        elif first.thing.shipped and not mine.thing.shipped:
-            names[alias], owners[alias] = model, mine
-            self.warnings.append(problem)
-        else:
-            self.problems.append(problem)
 
 
 def _build_policy(entry: Entry) -> Built:

@@ -40,7 +40,7 @@ from engine.config.things import Kind, Library, Thing, assemble, list_things
 from engine.config.yamltree import NOTHING, Document
 from engine.errors import ConfigRefused, Problem
 
-KINDS_OF_THINGS: tuple[Kind, ...] = ("format", "policy", "provider", "model")
+KINDS_OF_THINGS: tuple[Kind, ...] = ("format", "policy", "provider", "model", "names")
 RESTART_ONLY = ("server", "database", "redis")
 TELLING_NS = 50_000_000
 """Two changes of one file or folder that are closer than the file system's clock ticks have one time."""
@@ -227,6 +227,7 @@ class Loader:
             server=server,
             models=catalog.models,
             names=catalog.names,
+            naming=catalog.naming,
             providers=catalog.providers,
             policies=catalog.policies,
             formats=catalog.formats,

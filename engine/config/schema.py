@@ -17,6 +17,7 @@ from engine.config.schema_base import (
     described,
 )
 from engine.config.schema_gateway import GatewayFile
+from engine.config.schema_names import NamesFile
 from engine.config.schema_policy import PolicyFile
 from engine.config.schema_provider import ProviderFile
 from engine.wire.formats import SECTIONS
@@ -86,9 +87,10 @@ _SCHEMAS: dict[str, type[BaseModel]] = {
     "gateway": GatewayFile,
     "provider": ProviderFile,
     "model": ModelsFile,
+    "names": NamesFile,
     "policy": PolicyFile,
 }
-ENTRIES: dict[str, type[BaseModel]] = {"provider": ProviderFile, "model": ModelEntry, "policy": PolicyFile}
+ENTRIES: dict[str, type[BaseModel]] = {"provider": ProviderFile, "model": ModelEntry, "names": NamesFile, "policy": PolicyFile}
 
 
 KINDS = (*_SCHEMAS, "format")

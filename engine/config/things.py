@@ -16,8 +16,8 @@ from engine.config.yamltree import Document, format_path
 from engine.errors import Problem
 from engine.wire.templates import merge_trees
 
-Kind = Literal["provider", "format", "policy", "model", "gateway"]
-_NAMING_KEYS: tuple[Kind, ...] = ("provider", "policy", "format")
+Kind = Literal["provider", "format", "policy", "model", "names", "gateway"]
+_NAMING_KEYS: tuple[Kind, ...] = ("provider", "policy", "format", "names")
 NOT_INHERITED = frozenset({"extends", "examples", "simulator"})
 
 
@@ -81,7 +81,7 @@ def list_things(document: Document, source: Source) -> tuple[list[Thing], list[P
             return _list_one(kind, document, source, problems)
     if "models" in tree:
         return _list_models(document, source, problems)
-    message = "this file names nothing; one of the keys provider, models, policy or format is expected"
+    message = "this file names nothing; one of the keys provider, models, names, policy or format is expected"
     return [], [*problems, Problem(source.name, 1, 1, "", message)]
 
 

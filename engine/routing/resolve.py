@@ -1,7 +1,8 @@
 """From a model's name to the targets that may answer, without any I/O, clock or chance.
 
-Order of work: find the name (canonical, alias, `provider/model-id`), check that the caller may use it, keep the
-targets that serve this operation and are configured, and make sure that what is used has a price.
+Order of work: find the name (listed, else as the tables of names say: names.py), check that the caller may
+use it, keep the targets that serve this operation and are configured, and make sure that what is used has a
+price.
 """
 
 import difflib
@@ -13,6 +14,7 @@ from fnmatch import fnmatchcase
 from engine.call import Caller
 from engine.config.snapshot import Model, Policy, Price, Provider, Snapshot, Target, Timeouts
 from engine.errors import NobodyAvailable, NotAllowed, NotFound, Unpriced
+from engine.routing.names import find_model
 
 FREE = Price(*[Decimal(0)] * 9)
 _NEAR_CANDIDATES = 300
@@ -30,7 +32,7 @@ class Plan:
 
 def make_plan(snapshot: Snapshot, caller: Caller, name: str, operation: str) -> Plan:
     """The plan for a requested name; raises NotFound, NotAllowed, Unpriced or NobodyAvailable."""
-    model = snapshot.names.get(name) or _find_passthrough(snapshot, name)
+    model = snapshot.names.get(name) or find_model(snapshot, name)
     if model is None:
         raise name_unknown_model(snapshot, caller, name)
     if caller.models is not None and not is_allowed(caller.models, model, name):
@@ -81,31 +83,6 @@ def list_visible(snapshot: Snapshot, caller: Caller) -> list[Model]:
         if any(_is_usable(target.provider) for target in model.targets)
         and (caller.models is None or is_allowed(caller.models, model, model.name))
     ]
-
-
-def _find_passthrough(snapshot: Snapshot, name: str) -> Model | None:
-    """A model nobody listed, asked for as `provider/model-id` of a provider that allows it."""
-    provider_name, _, model_id = name.partition("/")
-    provider = snapshot.providers.get(provider_name)
-    if provider is None or not provider.passthrough or not model_id:
-        return None
-    policy = snapshot.default_policy
-    sent = name if provider.simulator else model_id
-    target = Target(provider, sent, weight=1, prefill=False, price=None, context=None, output=None)
-    return Model(
-        name=name,
-        aliases=(),
-        capabilities=frozenset(),
-        context=None,
-        output=None,
-        price=None,
-        strategy="failover",
-        policy=policy,
-        timeouts=policy.timeouts,
-        targets=(target,),
-        created=0,
-        owned_by=provider.name,
-    )
 
 
 def _is_usable(provider: Provider) -> bool:
