@@ -18,7 +18,7 @@ from engine.gateway import Rooms
 from engine.http.admin import Administration, Control
 from engine.http.catalog import ModelCatalog
 from engine.http.identifiers import CallIds
-from engine.http.inference import InferenceDoor, OpenCalls, Surface
+from engine.http.inference import InferenceDoors, OpenCalls
 from engine.http.monitoring import Monitoring, Readiness
 from engine.http.routes import Routes
 from engine.policies.admission import Admission
@@ -109,17 +109,8 @@ class WorkerApp:
         return self.metrics.dump()
 
     def _build_routes(self, rooms: Rooms, identity: Identity, control: Control) -> Routes:
-        routes = Routes(report_bug=self._report_route_bug)
-        ids = CallIds()
-        for operation, path in (
-            ("chat", "/v1/chat/completions"),
-            ("chat", "/chat/completions"),
-            ("completions", "/v1/completions"),
-            ("embeddings", "/v1/embeddings"),
-        ):
-            routes.doors[path] = InferenceDoor(
-                Surface(operation, path), rooms, self._read_snapshot, self.open_calls, ids
-            )
+        inference = InferenceDoors(rooms, self._read_snapshot, self.open_calls, CallIds())
+        routes = Routes(inference, report_bug=self._report_route_bug)
         catalog = ModelCatalog(rooms, self._read_snapshot)
         routes.add("GET", "/v1/models", catalog.list_models)
         routes.add("GET", "/models", catalog.list_models)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from engine.config.snapshot import Model, Policy, Snapshot, Target
+    from engine.wire.doors import Door
+    from engine.wire.streams import StreamWriter
     from engine.wire.usage import Usage
 
 
@@ -68,8 +70,8 @@ class Call:
 
     id: str
     request_id: str
-    operation: str
-    surface: str
+    door: "Door"
+    """Where the client came in: its dialect and what it wants."""
     started_at: float
     """Wall clock, seconds since the epoch."""
     began: float
@@ -104,3 +106,18 @@ class Call:
     client_gone: bool = False
     begun_recorded: bool = False
     settled: bool = False
+    named_model: str = ""
+    """The model that the path names."""
+    passed_headers: tuple[tuple[str, str], ...] = ()
+    """Headers of the client that go on to a provider of the same wire."""
+    writer: "StreamWriter | None" = None
+    """What has written the stream so far, when it was translated: it knows how to go on."""
+
+    @property
+    def operation(self) -> str:
+        return self.door.operation
+
+    @property
+    def surface(self) -> str:
+        """The path of the door, for records and metrics."""
+        return self.door.path

@@ -11,6 +11,7 @@ from typing import Any
 
 from engine.config.build import build_model, build_policy
 from engine.config.describe import TreePath, suggest
+from engine.config.doors import DoorBuilder, find_common_formats
 from engine.config.endpoints import (
     ProviderBuilder,
     compile_format_entry,
@@ -26,9 +27,8 @@ from engine.config.schema_gateway import GatewayFile
 from engine.config.schema_provider import EndpointEntry, FormatOverride, ProviderFile
 from engine.config.snapshot import Model, Policy, Provider
 from engine.errors import Problem
+from engine.wire.doors import DoorTable
 from engine.wire.formats import Format
-
-OPERATIONS = ("chat", "completions", "embeddings")
 
 
 @dataclass(slots=True)
@@ -47,6 +47,7 @@ class Catalog:
     models: dict[str, Model] = field(default_factory=dict)
     names: dict[str, Model] = field(default_factory=dict)
     naming: Naming = field(default_factory=Naming)
+    doors: DoorTable = field(default_factory=lambda: DoorTable((), None))
     surfaces: dict[str, Format] = field(default_factory=dict)
     _declared: dict[str, dict[str, Entry]] = field(default_factory=dict)
 
@@ -62,7 +63,7 @@ class Catalog:
         self._compile_policies()
         self._compile_providers()
         self._compile_models()
-        self._compile_surfaces()
+        self._compile_doors()
         self._name_everything()
 
     def _name_everything(self) -> None:
@@ -97,15 +98,24 @@ class Catalog:
             self.problems.append(Problem("policies.d", 0, 0, "", 'no policy "default"'))
 
     def _compile_providers(self) -> None:
-        server = (self.gateway.server.host, self.gateway.server.port)
-        simulator_url = self.simulator_url if self.gateway.simulator.enabled is not False else None
         for entry in self.list_entries("provider"):
-            needed = tuple(self._find_formats(entry.spec).items())
-            key = ("provider", entry, needed, server, simulator_url)
-
-            builder = ProviderBuilder(entry, self._declared["format"], dict(needed), server, simulator_url)
+            builder = self._make_builder(entry)
+            key = ("provider", entry, tuple(builder.formats.items()), builder.server, builder.simulator_url)
             if (value := self._take(self.memo.get(key, builder.build))) is not None:
                 self.providers[entry.name] = value
+
+    def try_provider(self, entry: Entry) -> Provider | None:
+        """What the entry would be among what is here, without taking it in; None when it has problems."""
+        if entry.spec is None:
+            return None
+        value: Provider | None = self._make_builder(entry).build().value
+        return value
+
+    def _make_builder(self, entry: Entry) -> ProviderBuilder:
+        server = (self.gateway.server.host, self.gateway.server.port)
+        simulator_url = self.simulator_url if self.gateway.simulator.enabled is not False else None
+        formats = self._find_formats(entry.spec)
+        return ProviderBuilder(entry, self._declared["format"], formats, server, simulator_url)
 
     def _find_formats(self, spec: ProviderFile) -> dict[str, Format | None]:
         """Every format that the provider could need, None where there is no such format."""
@@ -155,15 +165,15 @@ class Catalog:
         if isinstance(name, str) and name not in known:
             notes.refuse(path, f'no {kind} "{name}"{suggest(name, list(known))}')
 
-    def _compile_surfaces(self) -> None:
-        for operation in OPERATIONS:
-            name = getattr(self.gateway.surfaces, operation)
-            known = self._declared.get("format", {})
-            if name in self.formats:
-                self.surfaces[operation] = self.formats[name]
-            elif name not in known:
-                message = f'no wire format "{name}"{suggest(name, list(known))}'
-                self.problems.append(self.gateway_entry.problem(("surfaces", operation), message))
+    def _compile_doors(self) -> None:
+        builder = DoorBuilder()
+        for entry in self.list_entries("format"):
+            if entry.name in self.formats:
+                builder.add(self.formats[entry.name], entry)
+        self.problems += builder.problems
+        self.warnings += builder.warnings
+        self.surfaces = dict(find_common_formats(list(self.formats.values())))
+        self.doors = builder.build(self.surfaces.get("chat"))
 
 
 def _build_policy(entry: Entry) -> Built:

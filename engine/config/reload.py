@@ -17,8 +17,9 @@ from typing import Any, TypedDict
 
 from engine.config.build import build_server
 from engine.config.catalog import Catalog
+from engine.config.coverage import Trial, list_untouched
 from engine.config.entries import Entry, make_entry, make_gateway_entry
-from engine.config.examples import list_untouched, run_examples
+from engine.config.examples import run_examples
 from engine.config.files import (
     DEFAULT_FOLDERS,
     Rank,
@@ -107,7 +108,7 @@ class Loader:
         self._fresh = False
         """Something had changed so shortly before the last `read` that another change might not show."""
         self._server: ServerSettings | None = None
-        self._providers: list[Entry] = []
+        self._catalog: Catalog | None = None
         self.signature: dict[str, tuple[Any, ...]] = {}
         """File or folder -> what stat said of it just before the last `read` read it."""
         self.warnings: tuple[Problem, ...] = ()
@@ -156,10 +157,15 @@ class Loader:
         self.signature = signature
         return total.hexdigest()
 
-    def list_untouched(self) -> list[Problem]:
-        """Leaves of the user's provider files that no example of theirs touches."""
+    def list_untouched(self, *, shipped: bool = False) -> list[Problem]:
+        """Leaves of the provider files of the last `prepare` that no example touches: the user's, or the shipped."""
+        if self._catalog is None:
+            return []
         return [
-            found for entry in self._providers if not entry.thing.shipped for found in list_untouched(entry)
+            found
+            for entry in self._catalog.list_entries("provider")
+            if entry.thing.shipped is shipped
+            for found in list_untouched(entry, Trial(self._catalog, Values(self._environ, self.folder), entry))
         ]
 
     def is_stale(self, *, look_inside: bool) -> bool:
@@ -231,13 +237,14 @@ class Loader:
             providers=catalog.providers,
             policies=catalog.policies,
             formats=catalog.formats,
+            doors=catalog.doors,
             surfaces=catalog.surfaces,
             settings=settings,
             warnings=tuple(str(warning) for warning in _sort(warnings)),
         )
         memo.forget_before()
         self._memo, self._server = memo, server
-        self._providers = catalog.list_entries("provider")
+        self._catalog = catalog
         self.warnings = tuple(_sort(warnings))
         return snapshot
 
@@ -338,7 +345,8 @@ def _run_all_examples(catalog: Catalog, entries: Mapping[str, Entry], memo: Memo
     surfaces = tuple(catalog.surfaces.values())
     for name, provider in catalog.providers.items():
         key = ("examples", provider, surfaces)
-        problems += memo.get(key, partial(run_examples, entries[name], provider, catalog.surfaces))
+        run = partial(run_examples, entries[name], provider, catalog.surfaces, catalog.formats)
+        problems += memo.get(key, run)
     return problems
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 
 from engine.config.files import DEFAULT_FOLDERS
-from engine.config.schema_base import Count, Name, Seconds, SecondsOrNone, SecretText, Strict, described
+from engine.config.schema_base import Count, Seconds, SecondsOrNone, SecretText, Strict, described
 
 DEFAULT_TREE = {"database": "${DATABASE_URL:-embedded}", "redis": "${REDIS_URL:-none}"}
 """Goes below what gateway.yaml says, before references are expanded."""
@@ -41,12 +41,6 @@ class IncludeEntry(Strict):
         "folders beside this file whose YAML files are read", DEFAULT_FOLDERS
     )
     builtin: bool = described("whether the shipped providers, models and policies are there", True)
-
-
-class SurfacesEntry(Strict):
-    chat: Name = described("wire format of /v1/chat/completions", "openai-chat")
-    completions: Name = described("wire format of /v1/completions", "openai-completions")
-    embeddings: Name = described("wire format of /v1/embeddings", "openai-embeddings")
 
 
 class TelemetryEntry(Strict):
@@ -88,7 +82,6 @@ class GatewayFile(Strict):
         described("`none`, or a Redis URL")
     )
     include: IncludeEntry = described("what is read beside this file", IncludeEntry())
-    surfaces: SurfacesEntry = described("the wire format that each endpoint's clients speak", SurfacesEntry())
     telemetry: TelemetryEntry = described("logs", TelemetryEntry())
     sinks: tuple[dict[str, Any], ...] = described("where call records go besides the database", ())
     billing: dict[str, Any] = described("payments", {})

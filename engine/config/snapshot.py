@@ -12,6 +12,7 @@ from typing import Any
 
 from engine.config.naming import Naming
 from engine.secret import Secret
+from engine.wire.doors import DoorTable
 from engine.wire.fixes import ParamFixes
 from engine.wire.formats import Format
 
@@ -246,8 +247,10 @@ class Snapshot:
     providers: Mapping[str, Provider]
     policies: Mapping[str, Policy]
     formats: Mapping[str, Format]
+    doors: DoorTable
+    """Where clients may speak which format."""
     surfaces: Mapping[str, Format]
-    """Operation (chat, completions, embeddings) to the format its clients speak."""
+    """Operation to the format in which examples and commands take requests that do not name one."""
     settings: Any
     """The validated gateway.yaml (a pydantic model, frozen)."""
     warnings: tuple[str, ...] = ()

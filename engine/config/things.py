@@ -205,7 +205,7 @@ class Library:
 
 
 def _is_inherited(key: str, over: Thing, chain: tuple[Thing, ...]) -> bool:
-    """Aliases belong to a name: only a thing over the shipped one of its own name keeps them."""
-    if key == "aliases":
+    """Names and paths belong to one thing: only one over the shipped thing of its own name keeps them."""
+    if key in ("aliases", "serves", "common"):
         return all(link.name == over.name for link in chain)
     return key not in NOT_INHERITED and key != over.kind

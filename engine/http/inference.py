@@ -1,4 +1,4 @@
-"""The door: a bounded body, one snapshot, one `Call`, and the corridor. Also where a client that leaves is noticed.
+"""The doors: a bounded body, one snapshot, one `Call`, and the corridor. Also where a client that leaves is noticed.
 
 A client's leaving cancels the corridor's task (or, with `on_disconnect: drain`, mutes its reply and lets the answer
 be read on for a while). The server protocol tells it through `scope["extensions"]["gatewayz.disconnect"]`; under any
@@ -11,15 +11,17 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qsl
 
 from engine.call import Call
 from engine.config.snapshot import Snapshot
 from engine.errors import BodyTooLarge, ClientGone, GatewayError, InvalidRequest, WrongMediaType
 from engine.gateway import Rooms, carry
-from engine.http.dialects import OPENAI, Dialect
 from engine.http.identifiers import CallIds
 from engine.http.respond import Reply, Send
 from engine.policies.identity import Headers
+from engine.wire.doors import Door
+from engine.wire.formats import Format
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -65,49 +67,56 @@ class OpenCalls:
 
 
 @dataclass(frozen=True, slots=True)
-class Surface:
-    """One inference route: what it does and how its clients speak."""
+class Visit:
+    """What a request's path leads to: a door of the snapshot in force, and the model that the path names."""
 
-    operation: str
-    path: str
-    dialect: Dialect = OPENAI
+    snapshot: Snapshot
+    door: Door
+    model: str
 
 
-class InferenceDoor:
-    """The ASGI endpoint of one inference route."""
+class InferenceDoors:
+    """All inference routes: those that the formats of the snapshot in force serve."""
 
     def __init__(
-        self,
-        surface: Surface,
-        rooms: Rooms,
-        read_snapshot: Callable[[], Snapshot],
-        open_calls: OpenCalls,
-        ids: CallIds,
+        self, rooms: Rooms, read_snapshot: Callable[[], Snapshot], open_calls: OpenCalls, ids: CallIds
     ) -> None:
-        self._surface, self._rooms, self._read_snapshot = surface, rooms, read_snapshot
+        self._rooms, self._read_snapshot = rooms, read_snapshot
         self._open_calls, self._ids = open_calls, ids
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def find(self, path: str, query: bytes) -> Visit | None:
+        snapshot = self._read_snapshot()
+        found = snapshot.doors.find(path, query)
+        return None if found is None else Visit(snapshot, *found)
+
+    def guess_format(self, path: str) -> Format | None:
+        """Whose words are used for an error at a path that is no door."""
+        return self._read_snapshot().doors.guess_format(path)
+
+    def list_paths(self) -> list[str]:
+        return [door.path for door in self._read_snapshot().doors.doors]
+
+    async def answer(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
         now = time.time()
         call_id, headers = self._ids.make(now), scope["headers"]
         client = scope.get("client")
         call = Call(
             id=call_id,
             request_id=call_id,
-            operation=self._surface.operation,
-            surface=self._surface.path,
+            door=visit.door,
             started_at=now,
             began=self._rooms.clock(),
-            snapshot=self._read_snapshot(),
+            snapshot=visit.snapshot,
             client_ip=client[0] if client else "",
+            named_model=visit.model,
         )
-        reply = Reply(send, call, self._surface.dialect)
+        reply = Reply(send, call)
         task = asyncio.current_task()
         assert task is not None
         self._open_calls.add(call, task)
         leaving = Leaving(call, reply, task)
         try:
-            read_call_headers(call, headers)
+            headers = read_call_headers(call, headers, scope)
             call.body = await read_body(headers, receive, call.snapshot.server.max_body_bytes)
             leaving.watch(scope, receive)
             await carry(call, headers, self._rooms, reply)
@@ -166,17 +175,32 @@ class Leaving:
         self._act()
 
 
-def read_call_headers(call: Call, headers: Headers) -> None:
-    """Request id, tags and media type of a request; everything else of the headers is identity's."""
-    fields = dict(headers)
+def read_call_headers(call: Call, headers: Headers, scope: Scope) -> Headers:
+    """Request id, tags and media type of a request, and what its dialect hands through; returns the headers with a key
+    that came in the query."""
+    fields, side = dict(headers), call.door.format.client
     request_id, tags = fields.get(b"x-request-id"), fields.get(b"x-tags")
     if request_id is not None and _REQUEST_ID.fullmatch(request_id):
         call.request_id = request_id.decode()
     if tags is not None:
         call.tags = parse_tags(tags.decode("latin-1"))
+    if side.passes_headers:
+        call.passed_headers = tuple(
+            (name.decode(), value.decode("latin-1")) for name, value in headers if name in side.passes_headers
+        )
     media_type = fields.get(b"content-type", b"")
     if media_type != b"application/json" and b"json" not in media_type.lower().partition(b";")[0]:
         raise WrongMediaType("the content type must be application/json")
+    return add_query_key(headers, side.key_parameter, scope) if side.key_parameter else headers
+
+
+def add_query_key(headers: Headers, name: str, scope: Scope) -> Headers:
+    """A key in the query is one more header that carries a key."""
+    query = parse_qsl(scope.get("query_string", b"").decode("latin-1"))
+    return [
+        *headers,
+        *((b"x-api-key", value.encode("latin-1", "replace")) for key, value in query if key == name),
+    ]
 
 
 def parse_tags(text: str) -> dict[str, str]:

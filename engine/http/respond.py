@@ -14,18 +14,14 @@ import orjson
 
 from engine.call import Call
 from engine.errors import GatewayError
-from engine.http.dialects import Dialect
+from engine.http.dialects import write_error, write_error_headers, write_stream_error
+from engine.wire.reframing import make_reframing
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 _JSON = (b"content-type", b"application/json")
 _LOSS_BYTES = 1024
-_STREAM_HEADERS: Headers = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache, no-transform"),
-    (b"x-accel-buffering", b"no"),
-]
 
 
 class Reply:
@@ -33,8 +29,8 @@ class Reply:
 
     __slots__ = (
         "_call",
-        "_dialect",
         "_extra",
+        "_framing",
         "_keepalive",
         "_keepalive_s",
         "_last_sent",
@@ -46,10 +42,10 @@ class Reply:
         "started",
     )
 
-    def __init__(self, send: Send, call: Call, dialect: Dialect) -> None:
+    def __init__(self, send: Send, call: Call) -> None:
         self._send = send
         self._call = call
-        self._dialect = dialect
+        self._framing = make_reframing(call.door)
         self._loop = asyncio.get_running_loop()
         self._keepalive: asyncio.TimerHandle | None = None
         self._keepalive_s = 0.0
@@ -68,7 +64,7 @@ class Reply:
 
     def promise_life(self, keepalive_s: float) -> None:
         """From now on no streamed call stays silent for longer than this many seconds."""
-        if keepalive_s > 0 and self._call.stream and self._dialect.sign_of_life:
+        if keepalive_s > 0 and self._call.stream and self._sign_of_life():
             self._keepalive_s, self._last_sent = keepalive_s, self._loop.time()
             self._keepalive = self._loop.call_later(keepalive_s, self._check_silence)
 
@@ -79,8 +75,10 @@ class Reply:
         if self._sign is not None:
             await self._sign
         if not self.started:
-            await self._start(200, _STREAM_HEADERS)
+            await self._start(200, self._call.door.stream_head)
         self._last_sent = self._loop.time()
+        if self._framing is not None:
+            data = self._framing.feed(data)
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def finish(self, tail: bytes, cost_usd: str) -> None:
@@ -93,9 +91,11 @@ class Reply:
             await self._sign
         if not self.started:
             if self._call.stream:
-                await self._start(200, _STREAM_HEADERS)
+                await self._start(200, self._call.door.stream_head)
             else:
                 await self._start(200, _plain_headers(len(tail), cost_usd))
+        if self._framing is not None and self._call.stream:
+            tail = self._framing.close(tail)
         await self._send({"type": "http.response.body", "body": tail, "more_body": False})
 
     async def fail(self, error: GatewayError) -> None:
@@ -106,13 +106,15 @@ class Reply:
         self.ended = True
         if self._sign is not None:
             await self._sign
+        call = self._call
+        format = call.door.format
         if self.started:
-            body = self._dialect.write_stream_error(error, self._call.request_id)
+            body = write_stream_error(format, error, call.request_id, call.writer)
+            body = body if self._framing is None else self._framing.close(body)
         else:
-            body = self._dialect.write_error(error, self._call.request_id)
-            await self._start(
-                error.status, [_JSON, (b"content-length", b"%d" % len(body)), *error_headers(error)]
-            )
+            body = write_error(format, error, call.request_id)
+            head = [_JSON, (b"content-length", b"%d" % len(body)), *error_headers(error)]
+            await self._start(error.status, head + write_error_headers(format, error, call.request_id))
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _start(self, status: int, headers: Headers) -> None:
@@ -124,6 +126,8 @@ class Reply:
     def _call_headers(self) -> Headers:
         call = self._call
         headers = [(b"x-request-id", call.request_id.encode())]
+        if name := call.door.format.client.request_id_header:
+            headers.append((name, call.request_id.encode()))
         if call.requested_model:
             headers.append((b"x-requested-model", _header_text(call.requested_model)))
         if call.attempts:
@@ -151,9 +155,12 @@ class Reply:
     async def _show_life(self) -> None:
         self._last_sent = self._loop.time()
         if not self.started:
-            await self._start(200, _STREAM_HEADERS)
-        body = self._dialect.sign_of_life
+            await self._start(200, self._call.door.stream_head)
+        body = self._sign_of_life()
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    def _sign_of_life(self) -> bytes:
+        return b"" if self._framing is not None else self._call.door.format.keepalive
 
     def _stop_signs(self) -> None:
         if self._keepalive is not None:

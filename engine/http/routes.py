@@ -1,7 +1,7 @@
-"""Which door a path leads to. Exact paths are one dictionary look-up; what matches nothing gets near names.
+"""Which door a path leads to. Inference paths are the formats' own; what matches nothing gets near names.
 
-Pure ASGI: the inference doors are called with the server's own `receive` and `send`. Errors that a door lets through
-end here, in the dialect of the surface.
+Pure ASGI: the inference doors are called with the server's own `receive` and `send`. Errors outside of them end here,
+in the dialect that the path is nearest to.
 """
 
 import difflib
@@ -12,8 +12,10 @@ from functools import partial
 from typing import Any
 
 from engine.errors import GatewayError, GatewayMistake, MethodNotAllowed, NotBuilt, NotFound
-from engine.http.dialects import OPENAI
+from engine.http.dialects import describe_error, write_error
+from engine.http.inference import InferenceDoors
 from engine.http.respond import Send, error_headers, respond_json
+from engine.wire.json_text import write_json
 
 Endpoint = Callable[[Any, Any, Send], Awaitable[None]]
 NamedEndpoint = Callable[[Any, Any, Send, str], Awaitable[None]]
@@ -23,9 +25,9 @@ NOT_BUILT = ("/v1/batches", "/v1/files", "/v1/realtime", "/mcp")
 
 @dataclass(slots=True)
 class Routes:
-    """The application: `doors[path]` (POST, inference), `exact[path][method]`, then `prefixes` with a name behind."""
+    """The application: inference (POST), `exact[path][method]`, then `prefixes` with a name behind."""
 
-    doors: dict[str, Endpoint] = field(default_factory=dict)
+    inference: InferenceDoors
     exact: dict[str, dict[str, Endpoint]] = field(default_factory=dict)
     prefixes: dict[str, dict[str, NamedEndpoint]] = field(default_factory=dict)
     report_bug: Callable[[str, str, Exception], None] = lambda path, request_id, bug: None
@@ -40,22 +42,22 @@ class Routes:
         if scope["type"] != "http":
             await refuse_scope(scope, receive, send)
             return
-        door = self.doors.get(scope["path"])
-        if door is not None and scope["method"] == "POST":
-            await door(scope, receive, send)
-            return
+        if scope["method"] == "POST":
+            visit = self.inference.find(scope["path"], scope.get("query_string", b""))
+            if visit is not None:
+                await self.inference.answer(visit, scope, receive, send)
+                return
         try:
-            await self._find_endpoint(scope["path"], scope["method"])(scope, receive, send)
+            await self._find_endpoint(scope)(scope, receive, send)
         except GatewayError as error:
-            await refuse(send, error, make_request_id())
+            await self._refuse(scope, send, error, make_request_id())
         except Exception as bug:  # noqa: BLE001 - the last border: logged with its trace, answered with a sentence
             request_id = make_request_id()
             self.report_bug(scope["path"], request_id, bug)
-            await refuse(send, GatewayMistake(), request_id)
+            await self._refuse(scope, send, GatewayMistake(), request_id)
 
-    def _find_endpoint(self, path: str, method: str) -> Endpoint:
-        if path in self.doors:
-            raise MethodNotAllowed(path, method, ["POST"])
+    def _find_endpoint(self, scope: Any) -> Endpoint:
+        path, method = scope["path"], scope["method"]
         methods = self.exact.get(path)
         if methods is not None:
             if method not in methods:
@@ -65,22 +67,29 @@ class Routes:
             name = path[len(prefix) :]
             if path.startswith(prefix) and name and method in named:
                 return partial(_call_named, named[method], name)
+        if self.inference.find(path, scope.get("query_string", b"")) is not None:
+            raise MethodNotAllowed(path, method, ["POST"])
         if path.startswith(NOT_BUILT):
             raise NotBuilt(f"{path} is not built yet")
-        near = difflib.get_close_matches(path[:100], [*self.doors, *self.exact], n=3, cutoff=0.6)
+        near = difflib.get_close_matches(
+            path[:100], [*self.inference.list_paths(), *self.exact], n=3, cutoff=0.6
+        )
         hint = f" (did you mean {', '.join(near)}?)" if near else ""
         raise NotFound(f"there is no route {method} {path[:200]}{hint}", code="endpoint_not_found")
+
+    async def _refuse(self, scope: Any, send: Send, error: GatewayError, request_id: str) -> None:
+        """One error answer outside of the corridor."""
+        format = self.inference.guess_format(scope["path"])
+        if format is None:
+            body = write_json(describe_error(error, request_id))
+        else:
+            body = write_error(format, error, request_id)
+        headers = [(b"x-request-id", request_id.encode()), *error_headers(error)]
+        await respond_json(send, error.status, body, headers)
 
 
 async def _call_named(endpoint: NamedEndpoint, name: str, scope: Any, receive: Any, send: Send) -> None:
     await endpoint(scope, receive, send, name)
-
-
-async def refuse(send: Send, error: GatewayError, request_id: str) -> None:
-    """One error answer outside of the corridor."""
-    body = OPENAI.write_error(error, request_id)
-    headers = [(b"x-request-id", request_id.encode()), *error_headers(error)]
-    await respond_json(send, error.status, body, headers)
 
 
 def make_request_id() -> str:

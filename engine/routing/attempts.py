@@ -112,7 +112,7 @@ class Attempts:
     def speaks_callers_wire(self, target: Target) -> bool:
         call = self._call
         format = target.provider.endpoints[call.operation].format
-        return format.name == call.snapshot.surfaces[call.operation].name and format.look is not None
+        return format.name == call.door.format.name and format.look is not None
 
     def _keep(self, reader: AnswerReader | None, target: Target, attempt: Attempt) -> None:
         """What this attempt used belongs to it; the reader that reached the client stays."""
@@ -142,7 +142,7 @@ class Attempts:
 
     def _render(self, target: Target, endpoint: Endpoint, rescue: Rescue | None) -> bytes:
         call = self._call
-        surface = call.snapshot.surfaces[call.operation]
+        surface = call.door.format
         self._translation, call.loss = None, ()
         if endpoint.format.name == surface.name:
             continuation = None
@@ -160,7 +160,7 @@ class Attempts:
 
     def _translate(self, target: Target, endpoint: Endpoint) -> Translation:
         call = self._call
-        surface = call.snapshot.surfaces[call.operation]
+        surface = call.door.format
         return open_translation(call, surface, endpoint.format, describe_target(call, target))
 
     def _choose_reader(
@@ -168,7 +168,9 @@ class Attempts:
     ) -> AnswerReader:
         call, format = self._call, endpoint.format
         if self._translation is not None:
-            return self._translation.reader(upstream.header(b"content-type") or b"")
+            translated = self._translation.reader(upstream.header(b"content-type") or b"")
+            call.writer = translated.writer
+            return translated
         if not call.stream:
             return SameWireAnswer(format)
         media_type = upstream.header(b"content-type") or b""

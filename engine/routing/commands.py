@@ -22,6 +22,7 @@ from engine.routing.names import follow_name
 from engine.routing.resolve import Plan, make_plan
 from engine.secret import Secret
 from engine.upstream.exchange import render_body, render_head, render_headers
+from engine.wire.doors import open_side_door
 from engine.wire.operations import OPERATIONS
 from engine.wire.requests import read_request
 from engine.wire.translation import open_translation
@@ -170,7 +171,7 @@ def render_request(call: Call, provider: Provider, model: str) -> dict[str, Any]
     """The upstream request of this call as a document, every secret masked."""
     target = Target(provider, model, weight=1, prefill=False, price=None, context=None, output=None)
     endpoint = provider.endpoints[call.operation]
-    surface = call.snapshot.surfaces[call.operation]
+    surface = call.door.format
     if endpoint.format.name == surface.name:
         body = render_body(call, target, endpoint)
     else:
@@ -204,6 +205,7 @@ def read_call(snapshot: Snapshot, operation: str, model: str) -> Call:
     if operation != "chat" and text == SAMPLE:
         body = {"model": body["model"], "prompt" if operation == "completions" else "input": "hi"}
     now = time.time()
-    call = Call("cli", "cli", operation, "cli", now, 0.0, snapshot, body=orjson.dumps(body))
+    door = open_side_door(snapshot.surfaces[operation], "cli")
+    call = Call("cli", "cli", door, now, 0.0, snapshot, body=orjson.dumps(body))
     read_request(call)
     return call

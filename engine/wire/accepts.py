@@ -1,48 +1,74 @@
 """What a dialect demands of a request, as a table of paths and shapes; a body that breaks it names the field.
 
 model: text!                      `!` must be there; a null counts as not there
-messages: list!
+messages: list+                   `+` must be there and not be empty
+messages[]: object!
 messages[].role: [system, user, "!"]   one of these values
 stop: text | list
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.errors import InvalidRequest
 
 Path = tuple[str | int, ...]
-Check = Callable[[Any], None]
 
 _SHAPES: Mapping[str, tuple[type, ...]] = {
     "text": (str,),
+    "count": (int,),
     "number": (int, float),
     "integer": (int,),
     "boolean": (bool,),
     "list": (list,),
     "object": (dict,),
 }
-_WORDS = re.compile(r"^\s*\w+(\s*\|\s*\w+)*\s*!?\s*$")
+_WORDS = re.compile(r"^\s*\w+(\s*\|\s*\w+)*\s*[!+]?\s*$")
 
 
-def compile_accepts(raw: Mapping[str, Any], problems: list[tuple[Path, str]]) -> Check:
-    """A function that raises InvalidRequest for the first field that breaks the table."""
-    rules = [_compile_rule(path, shape, problems) for path, shape in raw.items()]
+class Accepts:
+    """A table of demands. Both checks raise InvalidRequest for the first field that breaks one."""
 
-    def check(body: Any) -> None:
-        for steps, demand in rules:
+    def __init__(self, rules: Sequence[tuple[list[str], "_Demand"]]) -> None:
+        self._rules = tuple(rules)
+        self._outline = {steps[0]: demand for steps, demand in rules if len(steps) == 1}
+        self._items = {steps[0]: demand for steps, demand in rules if steps[1:] == ["[]"]}
+        self._required = tuple(name for name, demand in self._outline.items() if demand.required)
+
+    def check(self, body: Any) -> None:
+        """Every rule."""
+        for steps, demand in self._rules:
             _walk(body, steps, "", demand)
 
-    return check
+    def check_outline(self, body: Mapping[str, Any]) -> None:
+        """The rules for the body's own keys and for the items of its lists: cheap enough for every request."""
+        outline = self._outline
+        for name, value in body.items():
+            if value is not None and (demand := outline.get(name)) is not None:
+                demand.check(value, name)
+        for name in self._required:
+            if body.get(name) is None:
+                outline[name].check(None, name)
+        for name, demand in self._items.items():
+            if name in body:
+                demand.check_items(body[name], name)
+
+
+def compile_accepts(raw: Mapping[str, Any], problems: list[tuple[Path, str]]) -> Accepts:
+    return Accepts([_compile_rule(path, shape, problems) for path, shape in raw.items()])
 
 
 class _Demand:
-    def __init__(self, names: Sequence[str], allowed: tuple[Any, ...], required: bool) -> None:
+    def __init__(
+        self, names: Sequence[str], allowed: tuple[Any, ...], *, required: bool, filled: bool = False
+    ) -> None:
         self.names = names
         self.types = tuple(kind for name in names for kind in _SHAPES.get(name, ()))
         self.allowed = allowed
         self.required = required
+        self.filled = filled
+        self.counts = "count" in names
 
     def check(self, value: Any, where: str) -> None:
         if value is None:
@@ -59,6 +85,15 @@ class _Demand:
             raise InvalidRequest(
                 f"{where} must be {said}, not {_name_of(value)}", code="invalid_type", param=where
             )
+        if self.filled and value in ("", []):
+            raise InvalidRequest(f"{where} must not be empty", code="missing_required_parameter", param=where)
+        if self.counts and value.__class__ is int and value < 1:
+            raise InvalidRequest(f"{where} must be at least 1", code="invalid_value", param=where)
+
+    def check_items(self, values: Any, where: str) -> None:
+        for number, value in enumerate(values if isinstance(values, list) else ()):
+            if value.__class__ not in self.types:
+                self.check(value, f"{where}[{number}]")
 
 
 def _compile_rule(path: str, shape: Any, problems: list[tuple[Path, str]]) -> tuple[list[str], _Demand]:
@@ -68,11 +103,12 @@ def _compile_rule(path: str, shape: Any, problems: list[tuple[Path, str]]) -> tu
     if not isinstance(shape, str) or not _WORDS.match(shape):
         problems.append((("accepts", path), "a shape such as `text!` or a list of values is expected"))
         return steps, _Demand(("text",), (), required=False)
-    names = [name.strip() for name in shape.strip().removesuffix("!").split("|")]
+    mark = shape.strip()[-1]
+    names = [name.strip() for name in shape.strip().rstrip("!+").split("|")]
     for name in names:
         if name not in _SHAPES:
             problems.append((("accepts", path), f"no shape named {name!r} ({', '.join(_SHAPES)})"))
-    return steps, _Demand(names, (), required=shape.strip().endswith("!"))
+    return steps, _Demand(names, (), required=mark in "!+", filled=mark == "+")
 
 
 def _walk(value: Any, steps: Sequence[str], where: str, demand: _Demand) -> None:

@@ -4,16 +4,17 @@ As an upstream's wire it writes requests and reads replies, streams, usage and e
 and writes replies, streams and errors. `compile_format` finds all problems of a tree before anything is used.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
 from engine.errors import InvalidRequest, ProviderError
-from engine.wire.accepts import compile_accepts
+from engine.wire.accepts import Accepts, compile_accepts
 from engine.wire.canonical import Event, Failed, UsageReported
+from engine.wire.doors import ClientSide, compile_client_side
 from engine.wire.expressions import TemplateFailed
-from engine.wire.framing import FRAME_WRITERS, SPLITTERS, Splitter
+from engine.wire.framing import FRAME_WRITERS, MEDIA_TYPES, SPLITTERS, Splitter
 from engine.wire.look import Look, compile_look
 from engine.wire.loss import find_lost_kinds, find_words
 from engine.wire.operations import OPERATIONS
@@ -41,6 +42,12 @@ SECTIONS: Mapping[str, str] = {
     "siblings": "the formats of the other operations on the same wire",
     "traits": "what differs between providers and models on this wire: {name: default}",
     "issuer": "whose opaque state (signatures, encrypted reasoning) is native to this wire",
+    "serves": "where clients may speak it: a list of {path, stream, framing, query}",
+    "common": "true: examples and commands take requests of its operation in this format unless told otherwise",
+    "usage_asked": "JSONPath of what asks for usage in a stream; default: the dialect always shows it",
+    "passes_headers": "headers of a client that go on to a provider of the same wire",
+    "key_parameter": "the query parameter in which clients may send their API key",
+    "request_id_header": "where clients of the dialect look for the request's id, beside x-request-id",
     "content_type": "of a plain answer",
     "stream_content_type": "of a streamed answer",
     "keepalive": "the bytes that show a waiting client that somebody is there",
@@ -49,7 +56,7 @@ SECTIONS: Mapping[str, str] = {
     "ask_usage": "merged into a streamed request so that it reports usage",
     "look": "where same-wire traffic is read",
     "usage": "where tokens and units are counted: from, counts, outside",
-    "errors": "where errors are: message, type, code, param, and their kinds",
+    "errors": "where errors are: message, type, code, param, their kinds, and marks inside good answers",
     "tables": "named tables for the filters mapped, banded, renamed",
     "fragments": "named trees for $use",
     "request": "chat, target -> the request body",
@@ -60,6 +67,7 @@ SECTIONS: Mapping[str, str] = {
     "write_reply": "answer, asked -> the plain answer's body",
     "write_stream": "event, on, end, kinds, number, one_block, one_choice -> the events of a stream",
     "write_error": "error -> the body of an error",
+    "write_error_headers": "error -> headers of an error answer",
 }
 _NOT_SAID = frozenset(("dialect", "extra", "model", "stream", "stream_usage"))
 _MAPPINGS = (
@@ -83,6 +91,7 @@ _TEMPLATES: Mapping[str, tuple[str, ...]] = {
     "read_request": ("body", "asked"),
     "write_reply": ("answer", "asked"),
     "write_error": ("error",),
+    "write_error_headers": ("error",),
 }
 
 
@@ -106,6 +115,7 @@ class Format:
     siblings: Mapping[str, str]
     traits: Mapping[str, Any]
     """What templates may read as `target.traits`, with its defaults; `issuer` is always there."""
+    client: ClientSide
     content_type: str
     stream_content_type: str
     keepalive: bytes
@@ -122,7 +132,7 @@ class Format:
     _usage: UsageReader
     _errors: ErrorReader
     _templates: Mapping[str, Render]
-    _accepts: Callable[[Any], None]
+    _accepts: Accepts
     _read_plan: ReadPlan
     _write_plan: WritePlan
 
@@ -138,7 +148,7 @@ class Format:
         lost = [key for key, value in chat.items() if key not in self.reads and value not in (None, [], {})]
         if chat.get("dialect") != self.name:
             lost += [f"extra/{key}" for key in chat.get("extra") or ()]
-        return sorted({*lost, *find_lost_kinds(chat, self.words, self.name)} - _NOT_SAID)
+        return sorted({*lost, *find_lost_kinds(chat, self.words, self.traits["issuer"])} - _NOT_SAID)
 
     def read_reply(self, doc: Any, seed: str = "") -> list[Event]:
         """The events of a plain answer. Never raises for what a provider sends. `seed` makes ids it lacks."""
@@ -165,15 +175,23 @@ class Format:
     def read_error(self, status: int, doc: Any, text: str) -> ProviderError:
         return self._errors.read_error(status, doc, text)
 
+    def holds_error(self, doc: Any) -> bool:
+        """Whether a document of a good status is an error by this wire's own mark (`errors.inside`)."""
+        return self._errors.looks_inside and self._errors.is_inside(doc)
+
     def kind_of_error(self, status: int, error: ProviderError) -> str | None:
         """context_length_exceeded, content_filter and other kinds that policies name; None when only a status is."""
         return self._errors.kind_of_error(status, error)
 
     # --- as a client's wire
 
+    def check_outline(self, body: Mapping[str, Any]) -> None:
+        """Raises InvalidRequest when the body's own keys are not what the dialect demands."""
+        self._accepts.check_outline(body)
+
     def read_request(self, body: Mapping[str, Any], asked: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The chat that the body asks for. `asked` is what the URL said. Raises InvalidRequest with the field."""
-        self._accepts(body)
+        self._accepts.check(body)
         try:
             chat = self._render("read_request", body, asked or {}) or {}
             fill_call_ids(chat.get("turns"))
@@ -198,6 +216,13 @@ class Format:
     def write_error(self, error: Mapping[str, Any]) -> dict[str, Any]:
         """An error's body. `error`: status, message, type, code, param, request_id."""
         return self._render("write_error", error) or {}
+
+    def write_error_headers(self, error: Mapping[str, Any]) -> dict[str, Any]:
+        return (self._render("write_error_headers", error) or {}) if self.has("write_error_headers") else {}
+
+    def has(self, section: str) -> bool:
+        """Whether the tree describes this direction."""
+        return section in self._templates
 
     def _render(self, name: str, *values: Any) -> Any:
         self._need(name)
@@ -226,12 +251,19 @@ def compile_readings(base: Format, tree: Mapping[str, Any]) -> Format:
         raise FormatRefused(problems)
     plan = replace(
         base._read_plan,
+        find_error=_find_errors(base._read_plan.find_error, errors),
         read_error=errors.read_error,
         kind_of_error=errors.kind_of_error,
         read_counts=usage.read_counts,
         make_usage=usage.make_usage,
     )
     return replace(base, _usage=usage, _errors=errors, _read_plan=plan)
+
+
+def _find_errors(find_error: Getter, errors: ErrorReader) -> Getter:
+    if not errors.looks_inside:
+        return find_error
+    return lambda doc: find_error(doc) or errors.is_inside(doc)
 
 
 @dataclass(slots=True)
@@ -246,6 +278,7 @@ class _Compiler:
         errors = ErrorReader(self.section("errors"), self.problems)
         accepts = compile_accepts(self.section("accepts"), self.problems)
         look = self.compile_look()
+        client = compile_client_side(tree, self.problems)
         templates = TemplateSet({**self.shared, **self.section("fragments")}, self.tables())
         self.add_templates(templates)
         compiled = self.compile_templates(templates)
@@ -260,8 +293,9 @@ class _Compiler:
             stream_path=tree.get("stream_path", tree.get("path", "")),
             siblings=self.section("siblings"),
             traits={"issuer": tree.get("issuer", tree["format"]), **self.section("traits")},
+            client=client,
             content_type=tree.get("content_type", "application/json"),
-            stream_content_type=tree.get("stream_content_type", "text/event-stream"),
+            stream_content_type=tree.get("stream_content_type") or MEDIA_TYPES[tree.get("framing", "json")],
             keepalive=str(tree.get("keepalive", "")).encode(),
             done=self.done(),
             stream_flag=self.section("stream_flag"),
@@ -375,7 +409,9 @@ class _Compiler:
                 if name.startswith("stream.")
             },
             name_of=self.path_of("stream", "event"),
-            find_error=self.first_of(section.get("error", "$.error"), ("stream", "error")),
+            find_error=_find_errors(
+                self.first_of(section.get("error", "$.error"), ("stream", "error")), errors
+            ),
             read_error=errors.read_error,
             kind_of_error=errors.kind_of_error,
             read_counts=usage.read_counts,
@@ -398,7 +434,7 @@ class _Compiler:
             rows["end"] = lambda _, state, asked: end(state, asked)
         if "failed" not in rows and "write_error" in compiled:
             write_error = compiled["write_error"]
-            rows["failed"] = lambda failed, state, asked: write_error(_error_facts(failed))
+            rows["failed"] = lambda failed, state, asked: write_error(_error_facts(failed, asked))
         kinds = self.kinds(section.get("kinds"))
         done = self.done()
         return WritePlan(
@@ -410,6 +446,7 @@ class _Compiler:
             one_block=bool(section.get("one_block")),
             one_choice=bool(section.get("one_choice")),
             done=None if done is None else b"data: " + done + b"\n\n",
+            issuer=str(self.tree.get("issuer", self.tree.get("format"))),
         )
 
     def kinds(self, raw: Any) -> Mapping[str, str] | None:
@@ -449,7 +486,7 @@ def _read_only_key(doc: Any) -> Any:
     return next(iter(doc), None) if isinstance(doc, dict) else None
 
 
-def _error_facts(failed: Failed) -> dict[str, Any]:
+def _error_facts(failed: Failed, asked: Mapping[str, Any]) -> dict[str, Any]:
     error = failed.error
     facts = {"message": error.message, "type": error.type, "code": error.code, "param": error.param}
-    return {**facts, "status": failed.status}
+    return {**facts, "status": failed.status, "request_id": asked.get("request_id")}

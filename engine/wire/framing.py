@@ -229,6 +229,15 @@ FRAME_WRITERS: Mapping[str, FrameWriter] = {
 }
 
 
+MEDIA_TYPES: Mapping[str, str] = {
+    "sse": "text/event-stream; charset=utf-8",
+    "ndjson": "application/x-ndjson",
+    "json_array": "application/json",
+    "json": "application/json",
+    "eventstream": "application/vnd.amazon.eventstream",
+}
+
+
 def split_all(framing: str, pieces: Iterable[bytes]) -> list[Frame]:
     """All frames of a stream that is at hand as a whole."""
     splitter = SPLITTERS[framing]()

@@ -227,12 +227,18 @@ class WritePlan:
     one_block: bool
     one_choice: bool
     done: bytes | None
+    issuer: str = ""
+    """Whose `native` blocks this dialect understands; those of others are left out."""
 
 
 class StreamWriter:
     """Writes one answer as a stream of the dialect. `context` is what the corridor knows: id, created, model, ..."""
 
-    __slots__ = ("_context", "_count", "_failed", "_next", "_open", "_places", "_plan", "_waiting", "state")
+    __slots__ = (
+        *("_begun", "_context", "_count", "_failed", "_foreign", "_next", "_open", "_places", "_plan"),
+        "_waiting",
+        "state",
+    )
 
     def __init__(self, plan: WritePlan, context: Mapping[str, Any]) -> None:
         self._plan = plan
@@ -240,6 +246,8 @@ class StreamWriter:
         self._count = 0
         self._failed = False
         self._open: tuple[int, int] | None = None
+        self._foreign: set[tuple[int, int]] = set()
+        self._begun: dict[tuple[int, int], tuple[dict[str, Any], dict[str, int]]] = {}
         self._waiting: dict[tuple[int, int], list[BlockEvent]] = {}
         self._places: dict[tuple[int, int], tuple[int, int, str]] = {}
         self._next: dict[tuple[int, str], int] = {}
@@ -257,12 +265,15 @@ class StreamWriter:
     def write(self, events: Iterable[Event]) -> bytes:
         """The bytes of these events; b"" when the dialect says nothing about them yet."""
         out: list[bytes] = []
-        for event in events:
+        known = list(events)
+        for event in known:
             if self._failed:
                 break
             if isinstance(event, BlockAdded | BlockStarted | BlockEnded):
                 self._write_block(event, out)
             else:
+                if isinstance(event, Started):  # dialects tell at the start what was read, if it is known by then
+                    self._note_usage(known)
                 self._note(event)
                 self._write_row(event.type, event, out)
         return b"".join(out)
@@ -276,6 +287,16 @@ class StreamWriter:
         if self._plan.done is not None:
             out.append(self._plan.done)
         return b"".join(out)
+
+    def _note_usage(self, events: Iterable[Event]) -> None:
+        for event in events:
+            if isinstance(event, UsageReported):
+                self.state["usage"] = usage_fields(event.usage)
+
+    def write_failure(self, failed: Failed, request_id: str) -> bytes:
+        """The end of a stream that is not whole, as the gateway words it."""
+        self._context["request_id"] = request_id
+        return self.write([failed])
 
     def _note(self, event: Event) -> None:
         state = self.state
@@ -300,10 +321,18 @@ class StreamWriter:
             return
         if plan.kinds is not None and event.kind not in plan.kinds:
             return
+        if event.kind == "native" and self._is_foreign(event):
+            return
         if plan.one_block:
             self._write_in_turn(event, out)
         else:
             self._write_placed(event, out)
+
+    def _is_foreign(self, event: BlockEvent) -> bool:
+        key = (event.choice, event.index)
+        if isinstance(event, BlockStarted) and event.block.get("issuer") != self._plan.issuer:
+            self._foreign.add(key)
+        return key in self._foreign
 
     def _write_in_turn(self, event: BlockEvent, out: list[bytes]) -> None:
         """One block is open; those that begin meanwhile wait for its end."""
@@ -324,7 +353,18 @@ class StreamWriter:
             event = self._place(event)
         if isinstance(event, BlockEnded) and event.choice == 0:
             self.state["parts"].append(event.block)
+        self._follow(event)
         self._write_row(event.type, event, out)
+
+    def _follow(self, event: BlockEvent) -> None:
+        """Tell the row what was known of the block when it began, and how much of this field it has had."""
+        state, key = self.state, (event.choice, event.index)
+        if isinstance(event, BlockStarted):
+            self._begun[key] = (event.block, {})
+        state["block"], had = self._begun[key]
+        if isinstance(event, BlockAdded):
+            state["had"] = had.get(event.field, 0)
+            had[event.field] = state["had"] + (len(event.value) if event.value.__class__ is list else 1)
 
     def _place(self, event: BlockEvent) -> BlockEvent:
         """The event with the place and kind that its block has in this dialect, where kinds are left out or renamed."""

@@ -15,6 +15,7 @@ from engine.wire.formats import Format
 from engine.wire.frames import FramingBroke
 from engine.wire.json_text import parse_json, write_json
 from engine.wire.splice import DROPPED
+from engine.wire.streams import StreamWriter
 from engine.wire.usage import Usage
 
 
@@ -78,6 +79,7 @@ class _Translated:
         "tail",
         "texts",
         "usage",
+        "writer",
     )
 
     def __init__(self, surface: Format, format: Format, asked: Mapping[str, Any]) -> None:
@@ -91,6 +93,7 @@ class _Translated:
         self.usage: Usage | None = None
         self.failure: UpstreamFailure | None = None
         self.damaged = 0
+        self.writer: StreamWriter | None = None
 
     def _note(self, event: Event) -> None:
         if isinstance(event, Failed):
@@ -134,7 +137,7 @@ class TranslatedStream(_Translated):
         super().__init__(surface, format, asked)
         self._splitter = format.new_splitter()
         self._reader = format.new_stream_reader(str(asked["id"]))
-        self._writer = surface.new_stream_writer(asked)
+        self._writer = self.writer = surface.new_stream_writer(asked)
         self._held: list[Event] = []
         self._end: list[Event] = []
         self._done_seen = False
@@ -232,7 +235,7 @@ class TranslatedAnswer(_Translated):
             doc = parse_json(b"".join(self._pieces))
         except ValueError as error:
             raise UpstreamFailure("broken_stream", "the provider's answer is not JSON") from error
-        if isinstance(doc, dict) and (failed := find_error(doc)):
+        if isinstance(doc, dict) and ((failed := find_error(doc)) or self._format.holds_error(doc)):
             raise fail_in_band(self._format, failed, doc)
         events = self._format.read_reply(doc, str(self._asked["id"]))
         for event in events:

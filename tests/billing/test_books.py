@@ -9,7 +9,7 @@ from engine.billing.books import Books, estimate_input_tokens, format_usd, measu
 from engine.call import Attempt, Call, Caller
 from engine.wire.answers import AnswerReader
 from engine.wire.usage import Usage
-from tests.routing.things import make_model, make_policy, make_price, make_snapshot, make_target
+from tests.routing.things import DOOR, make_model, make_policy, make_price, make_snapshot, make_target
 
 
 class Reader:
@@ -39,7 +39,7 @@ class Paper:
 def make_call(**billing: Any) -> Call:
     target = make_target("p", "real-model")
     model = make_model("m", target, price=make_price("0.001", "0.01"), policy=make_policy(billing=billing))
-    call = Call("call_1", "mine-1", "chat", "/v1/chat/completions", 1000.0, 5.0, make_snapshot(model))
+    call = Call("call_1", "mine-1", DOOR, 1000.0, 5.0, make_snapshot(model))
     call.caller, call.model, call.policy, call.served = Caller("key_1", "user_1"), model, model.policy, target
     call.request = {"messages": [{"role": "user", "content": "x" * 40}]}
     call.tags = {"team": "search"}

@@ -9,14 +9,14 @@ from engine.call import Call
 from engine.errors import BodyTooLarge, ClientGone, InvalidRequest, WrongMediaType
 from engine.http.identifiers import CallIds
 from engine.http.inference import parse_tags, read_body, read_call_headers
-from tests.routing.things import make_snapshot
+from tests.routing.things import DOOR, make_snapshot
 
 JSON = (b"content-type", b"application/json")
 
 
 def read(*headers: tuple[bytes, bytes]) -> Call:
-    call = Call("call_1", "call_1", "chat", "/", 0.0, 0.0, make_snapshot())
-    read_call_headers(call, [JSON, *headers])
+    call = Call("call_1", "call_1", DOOR, 0.0, 0.0, make_snapshot())
+    read_call_headers(call, [JSON, *headers], {})
     return call
 
 
@@ -68,13 +68,13 @@ async def test_a_client_that_leaves_amid_its_body_is_gone() -> None:
     "media_type", [b"application/json", b"application/json;charset=utf-8", b"Application/JSON"]
 )
 def test_json_is_taken(media_type: bytes) -> None:
-    read_call_headers(read(), [(b"content-type", media_type)])
+    read_call_headers(read(), [(b"content-type", media_type)], {})
 
 
 @pytest.mark.parametrize("headers", [[], [(b"content-type", b"")], [(b"content-type", b"text/html")]])
 def test_anything_else_is_not(headers: list[tuple[bytes, bytes]]) -> None:
     with pytest.raises(WrongMediaType):
-        read_call_headers(read(), headers)
+        read_call_headers(read(), headers, {})
 
 
 @pytest.mark.parametrize("value", [b"mine-1", b"a" * 128, b"01HX:trace/span=1+2@x_y.z"])

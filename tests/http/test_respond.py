@@ -10,9 +10,8 @@ import pytest
 
 from engine.call import Attempt, Call
 from engine.errors import GatewayError, InvalidRequest, LimitExceeded, NobodyAvailable
-from engine.http.dialects import OPENAI
 from engine.http.respond import Reply
-from tests.routing.things import make_snapshot
+from tests.routing.things import DOOR, make_snapshot
 
 
 class Wire:
@@ -45,8 +44,8 @@ class Wire:
 
 def make_reply(*, stream: bool) -> tuple[Reply, Wire, Call]:
     wire = Wire()
-    call = Call("call_1", "mine-1", "chat", "/", 0.0, 0.0, make_snapshot(), stream=stream)
-    return Reply(wire.send, call, OPENAI), wire, call
+    call = Call("call_1", "mine-1", DOOR, 0.0, 0.0, make_snapshot(), stream=stream)
+    return Reply(wire.send, call), wire, call
 
 
 async def test_a_plain_answer_goes_out_whole_with_its_cost() -> None:

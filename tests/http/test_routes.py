@@ -7,8 +7,11 @@ import orjson
 import pytest
 
 from engine.errors import KeyRefused
+from engine.http.identifiers import CallIds
+from engine.http.inference import InferenceDoors, OpenCalls, Visit
 from engine.http.respond import respond_json
 from engine.http.routes import Routes
+from tests.routing.things import make_snapshot
 
 
 async def show(scope: Any, receive: Any, send: Any) -> None:
@@ -27,11 +30,19 @@ async def break_down(scope: Any, receive: Any, send: Any) -> None:
     raise RuntimeError("the secret reason")
 
 
+class Doors(InferenceDoors):
+    """The doors of a hand-made snapshot; behind them the path is shown."""
+
+    async def answer(self, visit: Visit, scope: Any, receive: Any, send: Any) -> None:
+        await show(scope, receive, send)
+
+
 class House:
     def __init__(self) -> None:
         self.bugs: list[tuple[str, str, Exception]] = []
-        self.routes = Routes(report_bug=lambda *facts: self.bugs.append(facts))
-        self.routes.doors["/v1/chat/completions"] = show
+        rooms: Any = None
+        doors = Doors(rooms, make_snapshot, OpenCalls(), CallIds())
+        self.routes = Routes(doors, report_bug=lambda *facts: self.bugs.append(facts))
         self.routes.add("GET", "/health", show)
         self.routes.add("GET", "/refused", refuse)
         self.routes.add("GET", "/broken", break_down)

@@ -11,14 +11,14 @@ from engine.errors import LimitExceeded
 from engine.policies.admission import Admission, find_scopes, reserve_tokens
 from engine.policies.limits import Limiter
 from engine.wire.usage import Usage
-from tests.routing.things import make_model, make_policy, make_snapshot, make_target
+from tests.routing.things import DOOR, make_door, make_model, make_policy, make_snapshot, make_target
 
 ONE_AT_A_TIME = make_policy(limits={"key": {"concurrency": 1}})
 
 
 def make_call(caller: Caller | None = None, **request: Any) -> Call:
     model = make_model("m", make_target("p"))
-    call = Call("c", "c", "chat", "/", 0.0, 0.0, make_snapshot(model), client_ip="10.0.0.1")
+    call = Call("c", "c", DOOR, 0.0, 0.0, make_snapshot(model), client_ip="10.0.0.1")
     call.caller, call.model, call.request = caller or Caller("key_1", "user_1"), model, request
     call.input_estimate = 100
     return call
@@ -126,5 +126,5 @@ def test_the_prompt_and_what_the_caller_allows_are_reserved(
     request_body: dict[str, Any], operation: str, tokens: int
 ) -> None:
     call = make_call(**request_body)
-    call.operation = operation
+    call.door = make_door(operation)
     assert reserve_tokens(call, make_policy()) == tokens

@@ -17,6 +17,7 @@ from engine.routing.failover import Delivery, Router
 from engine.routing.resolve import Plan
 from engine.wire.answers import AnswerReader
 from tests.routing.things import (
+    DOOR,
     make_credentials,
     make_model,
     make_policy,
@@ -63,7 +64,7 @@ class House:
     async def deliver(self, *targets: Target, policy: Policy | None = None) -> AnswerReader:
         rules = policy or make_policy(retry={"backoff": {"jitter": 0}})
         model = make_model("m", *targets, policy=rules)
-        call = Call("c", "c", "chat", "/", 0.0, 0.0, make_snapshot(model))
+        call = Call("c", "c", DOOR, 0.0, 0.0, make_snapshot(model))
         plan = Plan(model, rules, rules.timeouts, targets)
         return await Delivery(call, plan, self.router, cast("Attempts", self)).run()
 

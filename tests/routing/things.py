@@ -20,9 +20,39 @@ from engine.config.snapshot import (
     Target,
 )
 from engine.secret import Secret
+from engine.wire.doors import Door, DoorTable, open_side_door
 from engine.wire.formats import Format, compile_format
 
-FORMAT: Format = compile_format({"format": "plain", "operation": "chat", "framing": "sse"})
+FORMAT: Format = compile_format(
+    {
+        "format": "plain",
+        "operation": "chat",
+        "framing": "sse",
+        "serves": [{"path": "/v1/chat/completions"}],
+        "stream_flag": {"stream": True},
+        "keepalive": ": keep-alive\n\n",
+        "read_request": {"model": "{{ body.model }}", "turns": []},
+        "write_reply": {"id": "{{ answer.id }}"},
+        "write_stream": {},
+        "write_error": {
+            "error": {
+                "message": "{{ error.message }}",
+                "type": "{{ error.type }}",
+                "param": "{{ error.param or null }}",
+                "code": "{{ error.code }}",
+            },
+            "request_id": "{{ error.request_id }}",
+        },
+    }
+)
+
+
+def make_door(operation: str) -> Door:
+    """A door for another operation than chat."""
+    return open_side_door(compile_format({"format": "plain", "operation": operation}), "/")
+
+
+DOOR = Door(FORMAT, FORMAT.client.serves[0])
 
 
 def make_price(input: str = "1", output: str = "2", **classes: str) -> Price:
@@ -105,6 +135,7 @@ def make_snapshot(*models: Model, providers: Mapping[str, Provider] | None = Non
         providers={**found, **(providers or {})},
         policies={"default": make_policy()},
         formats={"plain": FORMAT},
+        doors=DoorTable([DOOR], FORMAT),
         surfaces={"chat": FORMAT},
         settings=None,
     )
