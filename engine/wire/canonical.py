@@ -62,6 +62,8 @@ class Citation(TypedDict, total=False):
     end: int
     native: Any
     """The dialect's own object, for its own kind."""
+    sources: list[Any]
+    """Where the words come from, in dialects that say more of it than a URL."""
 
 
 class Part(TypedDict, total=False):
