@@ -13,6 +13,7 @@ from engine.config.notes import Built, Notes
 from engine.config.schema_provider import EndpointEntry, FormatOverride, ProviderFile
 from engine.config.snapshot import Endpoint, Target
 from engine.wire.formats import Format, FormatRefused, compile_format, compile_readings
+from engine.wire.listings import ListingRefused, compile_listing
 from engine.wire.templates import TemplateRefused, compile_template, merge_trees
 
 
@@ -62,6 +63,7 @@ class ProviderBuilder:
         self._check_urls()
         endpoints = self._build_endpoints()
         self._check_traits(endpoints)
+        self._check_listing()
         return self.notes.built(build_provider(self.spec, endpoints, self.simulator_url))
 
     def _check_traits(self, endpoints: Mapping[str, Endpoint]) -> None:
@@ -69,6 +71,14 @@ class ProviderBuilder:
             known = list_traits(endpoints)
             for path, message in find_unknown_traits(("traits",), self.spec.traits, known):
                 self.notes.refuse(path, message)
+
+    def _check_listing(self) -> None:
+        if self.spec.models is None:
+            return
+        try:
+            compile_listing(self.spec.models.model_dump(exclude_none=True))
+        except ListingRefused as refused:
+            self.notes.refuse(("models", refused.field), str(refused))
 
     def _check_urls(self) -> None:
         urls: list[tuple[TreePath, Any]] = [(("base_url",), self.spec.base_url)]

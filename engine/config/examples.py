@@ -1,31 +1,27 @@
-"""What would be sent for a request body, and whether a provider file's executable examples hold.
-
-`show_sent` is the same computation as the data path's, on values; nothing is sent.
-"""
+"""Whether a provider file's executable examples hold."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engine.config.describe import TreePath
+from engine.config.describe import TreePath, suggest
 from engine.config.entries import Entry
-from engine.config.schema_provider import ExampleEntry, ProviderFile, ReadEntry, SentEntry
-from engine.config.snapshot import Endpoint, Provider, Target
-from engine.errors import Problem
+from engine.config.rehearsal import Heard, Sent, hear, show_sent
+from engine.config.schema_examples import ExampleEntry, ReadEntry, SentEntry
+from engine.config.schema_provider import ProviderFile
+from engine.config.snapshot import Provider, Target
+from engine.errors import GatewayError, Problem
 from engine.secret import Secret
 from engine.wire.formats import Format
-from engine.wire.splice import DROPPED
+from engine.wire.listings import compile_listing
 
-_OPERATION_BY_KEY = {"messages": "chat", "prompt": "completions", "input": "embeddings"}
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A request as a provider would get it; secret headers are masked."""
-
-    path: str
-    body: dict[str, Any]
-    headers: dict[str, str]
+_OPERATION_BY_KEY = {
+    "messages": "chat",
+    "prompt": "completions",
+    "documents": "rerank",
+    "input": "embeddings",
+}
+Said = Iterator[tuple[TreePath, str]]
 
 
 def tell_operation(body: Mapping[str, Any]) -> str:
@@ -33,91 +29,143 @@ def tell_operation(body: Mapping[str, Any]) -> str:
     return next((operation for key, operation in _OPERATION_BY_KEY.items() if key in body), "chat")
 
 
-def show_sent(provider: Provider, surface: Format, operation: str, body: Mapping[str, Any]) -> Sent:
-    """The request for `body` at `provider`. KeyError when the provider does not serve the operation."""
-    endpoint = provider.endpoints[operation]
-    model = str(body.get("model", ""))
-    target = Target(provider, model, 1, False, None, None, None)
-    sent = _write_body(endpoint, surface, body, target)
-    for name, value in provider.params.edits(sent, model).items():
-        if value is DROPPED:
-            sent.pop(name, None)
-        else:
-            sent[name] = value
-    if body.get("stream") is True and provider.stream_usage == "ask":
-        _ask_usage(sent, endpoint.format.usage_request)
-    headers = {name.lower(): str(value) for name, value in provider.headers.items()}
-    return Sent(endpoint.path_for(target), sent, headers)
+@dataclass(frozen=True, slots=True)
+class Dialects:
+    """The formats that requests of examples are written in: by operation where an example names none, and by name."""
+
+    common: Mapping[str, Format]
+    by_name: Mapping[str, Format]
 
 
-def _write_body(
-    endpoint: Endpoint, surface: Format, body: Mapping[str, Any], target: Target
-) -> dict[str, Any]:
-    format = endpoint.format
-    if format.name == surface.name:
-        return dict(body)
-    limits = {"output": target.output, "context": target.context}
-    chat = surface.read_request(dict(body))
-    facts = {"model": target.model, "limits": limits, "traits": endpoint.traits_of(target)}
-    return dict(format.write_request(chat, facts))
-
-
-def _ask_usage(body: dict[str, Any], asked: Mapping[str, Any]) -> None:
-    for name, value in asked.items():
-        there = body.get(name)
-        body[name] = {**there, **value} if isinstance(there, dict) and isinstance(value, Mapping) else value
-
-
-def run_examples(entry: Entry, provider: Provider, surfaces: Mapping[str, Format]) -> list[Problem]:
+def run_examples(entry: Entry, provider: Provider, dialects: Dialects) -> list[Problem]:
     """Every example of the provider's file that does not hold."""
     spec: ProviderFile = entry.spec
     problems: list[Problem] = []
     for index, example in enumerate(spec.examples):
         path: TreePath = ("examples", index)
-        problems += [entry.problem((*path, *at), said) for at, said in _judge(example, provider, surfaces)]
+        said = _judge(example, provider, dialects)
+        problems += [entry.problem((*path, *at), message) for at, message in said]
     return problems
 
 
-def _judge(
-    example: ExampleEntry, provider: Provider, surfaces: Mapping[str, Format]
-) -> Iterator[tuple[TreePath, str]]:
-    given = example.given
-    operation = example.operation or tell_operation(given or {"messages": ()})
-    if operation not in provider.endpoints or operation not in surfaces:
+def holds(provider: Provider, spec: ProviderFile, dialects: Dialects) -> bool:
+    """Whether every example does."""
+    return not any(next(_judge(each, provider, dialects), None) for each in spec.examples)
+
+
+def _judge(example: ExampleEntry, provider: Provider, dialects: Dialects) -> Said:
+    for operation in example.lacks:
+        if operation in provider.endpoints:
+            yield ("lacks",), f"the provider serves {operation}"
+    if example.lists is not None and example.answers is not None:
+        yield from _judge_listing(example.lists, provider, example.answers.body)
+    if example.given is None and example.reads is None:
+        return
+    operation = example.operation or _find_operation(example, dialects)
+    if operation not in provider.endpoints:
         yield ("operation",) if example.operation else (), f"the provider does not serve {operation}"
         return
-    if given is not None and example.sends is not None:
-        sent = show_sent(provider, surfaces[operation], operation, given)
+    if example.given is not None:
+        yield from _judge_request(example, provider, operation, dialects)
+    if example.reads is not None and example.answers is not None:
+        answers = example.answers
+        heard = hear(provider.endpoints[operation].format, answers.status, answers.body, answers.stream)
+        for number, each in enumerate(heard):
+            yield from _compare_heard(example.reads, each, whole=number == 0)
+
+
+def _find_operation(example: ExampleEntry, dialects: Dialects) -> str:
+    if example.as_ in dialects.by_name:
+        return dialects.by_name[example.as_].operation
+    return tell_operation(example.given or {"messages": ()})
+
+
+def _judge_request(example: ExampleEntry, provider: Provider, operation: str, dialects: Dialects) -> Said:
+    name = example.as_
+    surface = dialects.common.get(operation) if name is None else dialects.by_name.get(name)
+    if surface is None:
+        yield (
+            ("as",),
+            f'no wire format "{name or operation}"{suggest(name or operation, list(dialects.by_name))}',
+        )
+        return
+    given = example.given or {}
+    target = Target(provider, str(given.get("model", "")), 1, False, None, None, None, traits=example.traits)
+    try:
+        sent = show_sent(target, surface, operation, given, example.continues)
+    except (GatewayError, NotImplementedError) as error:
+        yield ("given",), str(error)
+        return
+    if example.sends is not None:
         yield from _compare_sent(example.sends, sent)
-    if example.answers is not None and example.reads is not None:
-        format = provider.endpoints[operation].format
-        yield from _compare_read(example.reads, format, example.answers.status, example.answers.body)
 
 
-def _compare_sent(expected: SentEntry, sent: Sent) -> Iterator[tuple[TreePath, str]]:
+def _judge_listing(expected: tuple[dict[str, Any], ...], provider: Provider, doc: Any) -> Said:
+    if provider.models_listing is None:
+        yield ("lists",), "the provider has no `models` that say how"
+        return
+    read = compile_listing(provider.models_listing)
+    for path, message in list_differences(list(expected), read(doc)):
+        yield ("lists", *path), message
+
+
+def _compare_sent(expected: SentEntry, sent: Sent) -> Said:
     if expected.path is not None and expected.path != sent.path:
         yield ("sends", "path"), f"the path is {sent.path}"
-    for path, message in list_differences(expected.body, sent.body):
-        yield ("sends", "body", *path), message
+    if expected.body is not None:
+        for path, message in list_differences(expected.body, sent.body):
+            yield ("sends", "body", *path), message
     for name, value in expected.headers.items():
         if sent.headers.get(name.lower()) != value:
             yield ("sends", "headers", name), f"the header is {sent.headers.get(name.lower())}"
 
 
-def _compare_read(
-    expected: ReadEntry, format: Format, status: int, body: Any
-) -> Iterator[tuple[TreePath, str]]:
+def _compare_heard(expected: ReadEntry, heard: Heard, *, whole: bool) -> Said:
+    """`whole`: everything was read of the answer, not only what passing it on needs."""
+    if expected.error is None and heard.error is not None:
+        yield ("reads",), f"an error is read: {heard.error.message}"
+        return
+    if expected.error is not None:
+        yield from _compare_error(expected.error, heard)
     if expected.usage is not None:
-        usage = format.read_usage(body)
-        read = {} if usage is None else usage.as_record()
+        read = {} if heard.usage is None else heard.usage.as_record()
         for path, message in list_differences(expected.usage, read):
             yield ("reads", "usage", *path), message
-    if expected.error is not None:
-        error = format.read_error(status, body, "")
-        for name, value in expected.error.items():
-            found = getattr(error, name, None)
-            if found != value:
-                yield ("reads", "error", name), f"what is read is {found!r}"
+    wanted = expected.model_dump(exclude_none=True, exclude={"usage", "error"})
+    if whole and wanted:
+        if heard.answer is None:
+            yield ("reads",), "no answer is read"
+            return
+        found = _describe_answer(heard.answer)
+        for name, value in wanted.items():
+            value = [*value] if isinstance(value, tuple) else value
+            for path, message in list_differences(value, _only_said(value, found[name])):
+                yield ("reads", name, *path), message
+
+
+def _compare_error(expected: Mapping[str, Any], heard: Heard) -> Said:
+    facts = {name: getattr(heard.error, name, None) for name in ("message", "type", "code", "param")}
+    facts["kind"] = heard.kind
+    for name, value in expected.items():
+        if facts.get(name) != value:
+            yield ("reads", "error", name), f"what is read is {facts.get(name)!r}"
+
+
+def _describe_answer(answer: Mapping[str, Any]) -> dict[str, Any]:
+    parts = answer.get("parts") or []
+    texts = {
+        kind: "".join(part.get("text") or "" for part in parts if part.get("type") == kind)
+        for kind in ("text", "reasoning")
+    }
+    calls = [part for part in parts if part.get("type") == "tool_call"]
+    return {**texts, "tool_calls": calls, "finish": (answer.get("finish") or {}).get("reason")}
+
+
+def _only_said(expected: Any, found: Any) -> Any:
+    """Of each call what the example speaks of."""
+    if not isinstance(expected, list) or not isinstance(found, list) or len(expected) != len(found):
+        return found
+    return [{name: call.get(name) for name in said} for said, call in zip(expected, found, strict=True)]
 
 
 def list_differences(expected: Any, found: Any, path: TreePath = ()) -> Iterator[tuple[TreePath, str]]:
@@ -140,27 +188,3 @@ def list_differences(expected: Any, found: Any, path: TreePath = ()) -> Iterator
 def _show(value: Any) -> str:
     text = "***" if isinstance(value, Secret) else repr(value)
     return text if len(text) <= 120 else text[:117] + "..."
-
-
-def list_untouched(entry: Entry) -> list[Problem]:
-    """Leaves of the provider's file that no example touches, for people who want to know."""
-    spec: ProviderFile = entry.spec
-    bodies = [example.given for example in spec.examples if example.given is not None]
-    untouched = [path for path, name in _list_param_leaves(spec) if not any(name in body for body in bodies)]
-    if not bodies:
-        untouched += [
-            ("params", kind, name) for kind in ("default", "force") for name in getattr(spec.params, kind)
-        ]
-    reads = any(example.reads is not None and example.reads.usage for example in spec.examples)
-    if spec.usage is not None and not reads:
-        untouched.append(("usage",))
-    return [entry.problem(path, "no example touches this") for path in untouched]
-
-
-def _list_param_leaves(spec: ProviderFile) -> Iterator[tuple[TreePath, str]]:
-    """Leaves that only work when the request has the key."""
-    for index, name in enumerate(spec.params.drop):
-        yield ("params", "drop", index), name
-    for kind in ("rename", "clamp"):
-        for name in getattr(spec.params, kind):
-            yield ("params", kind, name), name

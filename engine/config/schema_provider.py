@@ -25,6 +25,7 @@ from engine.config.schema_base import (
     one_or_many,
     word_or_tree,
 )
+from engine.config.schema_examples import ExampleEntry
 from engine.secret import Secret
 from engine.wire.operations import Operation
 
@@ -189,9 +190,9 @@ class ParamsEntry(FixesEntry):
 class ListingEntry(Strict):
     """How the provider's own list of models is read."""
 
-    path: str = described("path below base_url", pattern="^/")
+    path: str = described("path below base_url, or a whole address", pattern="^(/|https://)")
     items: str = described("JSONPath of the rows", "$.data[*]")
-    id: str = described("JSONPath of a row's model id", "$.id")
+    id: str = described("JSONPath of a row's model id, or a template over `row`", "$.id")
     name: str | None = described("JSONPath of a row's display name", None)
     context_length: str | None = described("JSONPath of a row's context length", None)
     output_length: str | None = described("JSONPath of a row's longest answer", None)
@@ -205,42 +206,6 @@ class EndpointEntry(Strict):
 class PrefillEntry(Strict):
     message: dict[str, Any] = described("keys merged into the assistant message to be continued", {})
     body: dict[str, Any] = described("keys merged into the request's body", {})
-
-
-class SentEntry(Strict):
-    path: str | None = described("the path below base_url", None)
-    body: dict[str, Any] = described("the whole body")
-    headers: dict[str, str] = described("headers that must be among those sent", {})
-
-
-class AnsweredEntry(Strict):
-    status: int = described("the status the provider answers", 200, ge=100, le=599)
-    body: Any = described("the provider's body")
-
-
-class ReadEntry(Strict):
-    usage: dict[str, int | float] | None = described("tokens by class, and units, that are read", None)
-    error: dict[str, Any] | None = described("what is read of an error: message, type, code, param", None)
-
-
-class ExampleEntry(Strict):
-    """An executable example: a provider whose example fails does not load."""
-
-    given: dict[str, Any] | None = described("a request body as a client sends it", None)
-    operation: Operation | None = described("default: told from `given`", None)
-    sends: SentEntry | None = described("what the provider is sent for `given`", None)
-    answers: AnsweredEntry | None = described("an answer of the provider", None)
-    reads: ReadEntry | None = described("what is read of `answers`", None)
-
-    @model_validator(mode="after")
-    def _refuse_half_examples(self) -> "ExampleEntry":
-        if (self.given is None) != (self.sends is None) or (self.answers is None) != (self.reads is None):
-            raise PydanticCustomError("example", "`given` goes with `sends`, and `answers` with `reads`")
-        if self.given is None and self.answers is None:
-            raise PydanticCustomError(
-                "example", "an example needs `given` and `sends`, or `answers` and `reads`"
-            )
-        return self
 
 
 class UsageFrom(Strict):

@@ -7,7 +7,6 @@ still to be read. The constant part of a request head is kept for each provider,
 import math
 from base64 import b64encode
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -20,6 +19,7 @@ from engine.errors import InvalidRequest, ProviderError, UpstreamFailure
 from engine.secret import Secret
 from engine.upstream.pools import Upstreams
 from engine.upstream.reply import Origin, Reply, write_head
+from engine.wire.fixes import ask_for_usage, continue_answer
 from engine.wire.splice import edit_members, may_name_twice
 
 MAX_ERROR_BYTES = 64 * 1024
@@ -48,25 +48,11 @@ def render_body(
     if call.stream and not call.usage_asked and provider.stream_usage == "ask":
         edits |= ask_for_usage(request, endpoint.format.usage_request)
     if continuation is not None:
-        edits |= _prefill(request, provider, continuation)
+        edits |= continue_answer(request, provider.prefill or {}, continuation.delivered)
     try:
         return edit_members(call.body, request, edits)
     except ValueError as error:
         raise InvalidRequest(f"the request cannot be written for {provider.name}: {error}") from error
-
-
-def ask_for_usage(request: Mapping[str, Any], asking: Mapping[str, Any]) -> dict[str, Any]:
-    """The members that ask for usage in a stream, merged with what the client wrote there itself."""
-    return {
-        name: {**(request.get(name) or {}), **value} if isinstance(value, dict) else value
-        for name, value in asking.items()
-    }
-
-
-def _prefill(request: Mapping[str, Any], provider: Provider, continuation: Continuation) -> dict[str, Any]:
-    extra = provider.prefill or {}
-    message = {"role": "assistant", "content": continuation.delivered, **extra.get("message", {})}
-    return {"messages": [*request.get("messages", ()), message], **extra.get("body", {})}
 
 
 class Exchange:

@@ -274,7 +274,7 @@ class SameWireStream:
 
     def _pass_doc(self, raw: bytes, doc: dict[str, Any]) -> bool:
         seen = self._look.read_event(doc)
-        if seen.error:
+        if seen.error or self._format.holds_error(doc):
             raise fail_in_band(self._format, seen.error, doc)
         if seen.usage is not None:
             self.usage = self._format.read_usage(doc) or self.usage
@@ -350,7 +350,7 @@ class SameWireAnswer:
             raise UpstreamFailure("broken_stream", "the provider's answer is not JSON") from error
         if not isinstance(doc, dict):
             raise UpstreamFailure("broken_stream", "the provider's answer is not a JSON object")
-        if failed := find_error(doc):
+        if (failed := find_error(doc)) or self._format.holds_error(doc):
             raise fail_in_band(self._format, failed, doc)
         self.usage = self._format.read_usage(doc)
         if self.usage is None and self._look is not None:

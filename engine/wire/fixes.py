@@ -96,3 +96,17 @@ def _says(body: Mapping[str, Any], key: str, values: Values) -> bool:
     if values is None:
         return found is not None
     return any(found == value and isinstance(found, bool) == isinstance(value, bool) for value in values)
+
+
+def ask_for_usage(request: Mapping[str, Any], asking: Mapping[str, Any]) -> dict[str, Any]:
+    """The members that ask for usage in a stream, merged with what the client wrote there itself."""
+    return {
+        name: {**(request.get(name) or {}), **value} if isinstance(value, dict) else value
+        for name, value in asking.items()
+    }
+
+
+def continue_answer(request: Mapping[str, Any], prefill: Mapping[str, Any], delivered: str) -> dict[str, Any]:
+    """The members that ask to go on from what was delivered, by an assistant's message at the end."""
+    message = {"role": "assistant", "content": delivered, **prefill.get("message", {})}
+    return {"messages": [*request.get("messages", ()), message], **prefill.get("body", {})}

@@ -17,6 +17,7 @@ from engine.wire.expressions import TemplateFailed
 from engine.wire.framing import FRAME_WRITERS, MEDIA_TYPES, SPLITTERS, Splitter
 from engine.wire.look import Look, compile_look
 from engine.wire.loss import find_lost_kinds, find_words
+from engine.wire.openapi_schemas import camel_case_keys
 from engine.wire.operations import OPERATIONS
 from engine.wire.paths import Getter, PathRefused, compile_first, compile_path
 from engine.wire.readings import ErrorReader, UsageReader
@@ -46,6 +47,7 @@ SECTIONS: Mapping[str, str] = {
     "common": "true: examples and commands take requests of its operation in this format unless told otherwise",
     "usage_asked": "JSONPath of what asks for usage in a stream; default: the dialect always shows it",
     "passes_headers": "headers of a client that go on to a provider of the same wire",
+    "camel_case_except": "clients may write keys with underscores, too: the keys below which they stay as they are",
     "key_parameter": "the query parameter in which clients may send their API key",
     "request_id_header": "where clients of the dialect look for the request's id, beside x-request-id",
     "content_type": "of a plain answer",
@@ -191,6 +193,8 @@ class Format:
 
     def read_request(self, body: Mapping[str, Any], asked: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The chat that the body asks for. `asked` is what the URL said. Raises InvalidRequest with the field."""
+        if self.client.verbatim is not None:
+            body = camel_case_keys(body, self.client.verbatim)
         self._accepts.check(body)
         try:
             chat = self._render("read_request", body, asked or {}) or {}

@@ -14,7 +14,7 @@ Problems = list[tuple[Path, str]]
 Counts = dict[str, Any]
 """Tokens are whole numbers; units are Decimals."""
 
-COUNT_NAMES = ("prompt", "completion", "total", *CLASSES[1:5], *CLASSES[6:], *UNITS)
+COUNT_NAMES = ("prompt", "completion", "total", "cache_write_total", *CLASSES[1:5], *CLASSES[6:], *UNITS)
 _INPUT_CLASSES = CLASSES[1:5]
 
 
@@ -60,6 +60,9 @@ class UsageReader:
     def make_usage(self, counts: Mapping[str, Any]) -> Usage:
         """Disjoint classes of the counts."""
         inclusive = dict(counts)
+        if "cache_write_total" in counts:
+            written = inclusive.pop("cache_write_total") - counts.get("cache_write_1h", 0)
+            inclusive["cache_write"] = max(written, 0)
         outside = self._outside
         if _counts_reasoning_apart(counts):
             outside = outside | {"reasoning"}
@@ -233,6 +236,7 @@ class ErrorReader:
             name: _compile_fact([*_as_list(raw.get(name)), *shapes], ("errors", name), problems)
             for name, shapes in _SHAPES.items()
         }
+        self._inside = _compile_paths(raw.get("inside"), ("errors", "inside"), problems)
         self._kinds: list[tuple[str, Rule]] = [
             (str(kind), _compile_rule(rule, ("errors", "kinds", kind), problems))
             for kind, rule in _as_mapping(raw.get("kinds"), ("errors", "kinds"), problems).items()
@@ -248,6 +252,15 @@ class ErrorReader:
         facts = {name: read(doc) for name, read in self._readers.items()}
         message = facts["message"] or f"the provider answered with status {status}"
         return ProviderError(message[:MAX_MESSAGE], facts["type"], facts["code"], facts["param"])
+
+    @property
+    def looks_inside(self) -> bool:
+        """Whether this wire hides errors in answers that have none where others have it."""
+        return bool(self._inside)
+
+    def is_inside(self, doc: Any) -> bool:
+        """Whether an answer or an event with a good status holds an error of this wire's own kind."""
+        return any(read(doc) for read in self._inside)
 
     def kind_of_error(self, status: int, error: ProviderError) -> str | None:
         for kind, matches in self._kinds:

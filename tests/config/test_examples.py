@@ -2,7 +2,9 @@
 
 import pytest
 
-from engine.config.examples import list_differences, show_sent, tell_operation
+from engine.config.examples import list_differences, tell_operation
+from engine.config.rehearsal import show_sent
+from engine.config.snapshot import Target
 from tests.config.conftest import Folder, provider
 
 HI = "messages: [{role: user, content: hi}]"
@@ -83,17 +85,16 @@ examples:
     assert [problem.path for problem in loader.list_untouched()] == [
         "params.drop[0]",
         "params.clamp.temperature",
-        "usage",
+        "usage.from[0]",
     ]
 
 
 def test_secret_headers_are_masked_in_what_is_shown(folder: Folder) -> None:
     folder.environ = {"TEAM": "hush"}
     snapshot = folder.load({"providers.d/a.yaml": provider(more='headers: {x-team: "${TEAM}"}')})
-    sent = show_sent(
-        snapshot.providers["alpha"], snapshot.surfaces["chat"], "chat", {"model": "m", "messages": []}
-    )
-    assert sent.headers == {"x-team": "***"}
+    target = Target(snapshot.providers["alpha"], "m", 1, False, None, None, None)
+    sent = show_sent(target, snapshot.surfaces["chat"], "chat", {"model": "m", "messages": []})
+    assert sent.headers == {"x-team": "***", "authorization": "Bearer ***"}
 
 
 @pytest.mark.parametrize(
