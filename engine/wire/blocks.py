@@ -13,7 +13,8 @@ A fact is a mapping. It may say several of these at once:
 
 Wires that name their blocks keep them open until they end or the choice finishes. A block without a key ends when
 another kind begins, and so does a tool call whose arguments are whole when the next call begins, because wires of that
-sort never mark an end. Arguments that come interleaved stay apart by their keys.
+sort never mark an end. Arguments that come interleaved stay apart by their keys. A citation that says its place in
+bytes (`start_byte`, `end_byte`) gets `start` and `end`, in characters of the text that its block has by then.
 """
 
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ import orjson
 from engine.errors import ProviderError
 from engine.wire.call_ids import derive_id
 from engine.wire.canonical import BlockAdded, BlockEnded, BlockStarted, Event, Failed, Finished, Started
+from engine.wire.text_offsets import place_citations
 
 JOINED = frozenset(("text", "arguments", "data", "transcript"))
 LISTED = frozenset(("citations", "logprobs"))
@@ -202,6 +204,7 @@ class BlockMachine:
                 block.pieces.setdefault(name, []).append(value)
                 added.append((name, value))
             elif name in LISTED:
+                value = _place(name, value, block)
                 block.values.setdefault(name, []).extend(value)
                 added.append((name, value))
             elif block.values.get(name) != value:
@@ -290,6 +293,10 @@ def _check_types(fact: Mapping[str, Any]) -> None:
             value = said.get(name)
             if value is not None and value.__class__ is not str and value != []:
                 raise ValueError(f"{name} is not text")
+
+
+def _place(name: str, value: list[Any], block: _Block) -> list[Any]:
+    return place_citations(value, "".join(block.pieces.get("text", ()))) if name == "citations" else value
 
 
 def _says_something(fact: Mapping[str, Any]) -> bool:

@@ -59,6 +59,8 @@ class ClientSide:
     """The key of a body that asks for a stream."""
     usage_asked: Getter | None = None
     passes_headers: frozenset[bytes] = frozenset()
+    verbatim: frozenset[str] | None = None
+    """Keys may be written with underscores, too, except below these; None: there is one spelling."""
     key_parameter: str = ""
     """The query parameter that may carry the API key."""
     request_id_header: bytes = b""
@@ -72,6 +74,7 @@ def compile_client_side(tree: Mapping[str, Any], problems: Problems) -> ClientSi
         stream_key=next(iter(flag), None) if isinstance(flag, Mapping) else None,
         usage_asked=_compile_usage_asked(tree, problems),
         passes_headers=frozenset(name.encode() for name in _read_header_names(tree, problems)),
+        verbatim=_read_verbatim(tree, problems),
         key_parameter=str(tree.get("key_parameter", "")),
         request_id_header=str(tree.get("request_id_header", "")).lower().encode(),
     )
@@ -84,6 +87,14 @@ def _compile_usage_asked(tree: Mapping[str, Any], problems: Problems) -> Getter 
     except PathRefused as refused:
         problems.append((("usage_asked",), str(refused)))
         return None
+
+
+def _read_verbatim(tree: Mapping[str, Any], problems: Problems) -> frozenset[str] | None:
+    names = tree.get("camel_case_except")
+    if names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        return None if names is None else frozenset(names)
+    problems.append((("camel_case_except",), "a list of keys is expected"))
+    return None
 
 
 def _read_header_names(tree: Mapping[str, Any], problems: Problems) -> list[str]:

@@ -17,11 +17,11 @@ from engine.wire.expressions import TemplateFailed
 from engine.wire.framing import FRAME_WRITERS, MEDIA_TYPES, SPLITTERS, Splitter
 from engine.wire.look import Look, compile_look
 from engine.wire.loss import find_lost_kinds, find_words
-from engine.wire.openapi_schemas import camel_case_keys
 from engine.wire.operations import OPERATIONS
 from engine.wire.paths import Getter, PathRefused, compile_first, compile_path
 from engine.wire.readings import ErrorReader, UsageReader
 from engine.wire.secrets import refuse_secrets
+from engine.wire.spellings import camel_case_keys
 from engine.wire.streams import Answer, ReadPlan, StreamReader, StreamWriter, WritePlan, fold, unfold
 from engine.wire.templates import Render, TemplateRefused, TemplateSet, merge_trees
 from engine.wire.turns import fill_call_ids
