@@ -5,6 +5,7 @@ messages: list+                   `+` must be there and not be empty
 messages[]: object!
 messages[].role: [system, user, "!"]   one of these values
 stop: text | list
+background: unsupported           null and false say nothing; anything else is refused
 """
 
 import re
@@ -23,6 +24,7 @@ _SHAPES: Mapping[str, tuple[type, ...]] = {
     "boolean": (bool,),
     "list": (list,),
     "object": (dict,),
+    "unsupported": (),
 }
 _WORDS = re.compile(r"^\s*\w+(\s*\|\s*\w+)*\s*[!+]?\s*$")
 
@@ -69,11 +71,18 @@ class _Demand:
         self.required = required
         self.filled = filled
         self.counts = "count" in names
+        self.unsupported = "unsupported" in names
 
     def check(self, value: Any, where: str) -> None:
         if value is None:
             if self.required:
                 raise InvalidRequest(f"{where} is required", code="missing_required_parameter", param=where)
+            return
+        if self.unsupported:
+            if value is not False:
+                raise InvalidRequest(
+                    f"{where} is not supported here", code="unsupported_parameter", param=where
+                )
             return
         if self.allowed:
             if value not in self.allowed:

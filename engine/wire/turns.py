@@ -162,25 +162,27 @@ def fill_call_ids(turns: Any) -> None:
 
 
 def find_call_names(turns: Any) -> Any:
-    """The turns with each tool result named after the call that it answers."""
-    names = {
-        part["id"]: part.get("name")
+    """The turns with each tool result named after the call that it answers, and `custom` when that was."""
+    calls = {
+        part["id"]: part
         for turn in turns or ()
         for part in turn.get("parts") or ()
         if part.get("type") == "tool_call" and part.get("id")
     }
-    return [_name_results(turn, names) for turn in turns or ()]
+    return [_name_results(turn, calls) for turn in turns or ()]
 
 
-def _name_results(turn: dict[str, Any], names: dict[str, Any]) -> dict[str, Any]:
+def _name_results(turn: dict[str, Any], calls: dict[str, Any]) -> dict[str, Any]:
     if turn.get("role") != "tool" and not any(
         p.get("type") == "tool_result" for p in turn.get("parts") or ()
     ):
         return turn
-    parts = [
-        {**part, "name": part.get("name") or names.get(part.get("id", ""))}
-        if part.get("type") == "tool_result"
-        else part
-        for part in turn["parts"]
-    ]
-    return {**turn, "parts": parts}
+    return {**turn, "parts": [_name_result(part, calls) for part in turn["parts"]]}
+
+
+def _name_result(part: dict[str, Any], calls: dict[str, Any]) -> dict[str, Any]:
+    if part.get("type") != "tool_result":
+        return part
+    call = calls.get(part.get("id", ""), {})
+    named = {**part, "name": part.get("name") or call.get("name")}
+    return {**named, "custom": True} if call.get("custom") else named
