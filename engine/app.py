@@ -151,7 +151,7 @@ class WorkerApp:
         await self._flusher.flush()
         return await self._database.run(select)
 
-    def _count_call(self, call: Call, record: Record) -> None:
+    def _count_call(self, call: Call, record: Record, written: bytes) -> None:
         metrics, served = self.metrics, call.served
         metrics.count_call(call.surface, call.http_status)
         if not call.attempts and call.error_code:
@@ -166,9 +166,9 @@ class WorkerApp:
             usage = call.usage or NOTHING
             metrics.observe_call(served.provider.name, served.model, total_s, first_s, usage, call.cost)
 
-    def _log_call(self, call: Call, record: Record) -> None:
+    def _log_call(self, call: Call, record: Record, written: bytes) -> None:
         if self._log_calls:
-            self.log.finish_call(record)
+            self.log.finish_call(record, written)
 
     def _report_bug(self, call: Call, bug: Exception) -> None:
         self.log.error("call.broke", request_id=call.request_id, error=repr(bug), trace=bug)

@@ -14,7 +14,7 @@ Streamed and plain, known and refused are the same path.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,7 +41,7 @@ USAGE_GRACE_S = 2.0
 class ClientReply(Protocol):
     """What the corridor may do to the client (http/respond.py)."""
 
-    def add_headers(self, headers: Mapping[str, str]) -> None: ...
+    def add_headers(self, headers: list[tuple[bytes, bytes]]) -> None: ...
     def promise_life(self, keepalive_s: float) -> None: ...
     async def send(self, data: bytes) -> None: ...
     async def finish(self, tail: bytes, cost_usd: str) -> None: ...

@@ -22,17 +22,17 @@ CHARGED_AS_DELIVERED = ("delivered", "provider")
 
 class Journal(Protocol):
     def append_begun(self, record: Record) -> None: ...
-    def append_ended(self, record: Record) -> None: ...
+    def append_ended(self, record: Record) -> bytes: ...
 
 
 class Books:
-    """`on_settled` gets every record after it is in the journal (metrics, the log line)."""
+    """`on_settled` gets every record after it is in the journal (metrics, the log line), and as JSON if it is."""
 
     def __init__(
         self,
         journal: Journal,
         clock: Callable[[], float],
-        on_settled: Sequence[Callable[[Call, Record], None]],
+        on_settled: Sequence[Callable[[Call, Record, bytes], None]],
     ) -> None:
         self._journal, self._clock, self._on_settled = journal, clock, on_settled
 
@@ -64,10 +64,11 @@ class Books:
         call.cost = self._cost(call, reader)
         call.cost_text = format_usd(call.cost)
         record = write_record(call, self._clock() - call.began)
+        written = b""
         if call.begun_recorded or call.model is not None:
-            self._journal.append_ended(record)
+            written = self._journal.append_ended(record)
         for listen in self._on_settled:
-            listen(call, record)
+            listen(call, record, written)
 
     def _cost(self, call: Call, reader: AnswerReader | None) -> Decimal:
         if call.model is None or call.served is None or call.policy is None or reader is None:

@@ -5,7 +5,7 @@ Nothing is sent before content is there, except that a streamed call which stays
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
@@ -57,10 +57,9 @@ class Reply:
         self.started = False
         self.ended = False
 
-    def add_headers(self, headers: Mapping[str, str]) -> None:
+    def add_headers(self, headers: Headers) -> None:
         """Headers of this answer beyond those every answer has (limits)."""
-        for name, value in headers.items():
-            self._extra.append((name.encode(), value.encode()))
+        self._extra += headers
 
     def promise_life(self, keepalive_s: float) -> None:
         """From now on no streamed call stays silent for longer than this many seconds."""

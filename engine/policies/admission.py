@@ -9,7 +9,7 @@ from types import TracebackType
 
 from engine.call import Call
 from engine.config.snapshot import Limit, Policy
-from engine.policies.limits import Grant, Limiter
+from engine.policies.limits import Grant, HeaderPairs, Limiter
 
 Scopes = list[tuple[str, str, Limit]]
 
@@ -30,11 +30,11 @@ class Admitted:
         self._call, self._policy, self._limiter, self._clock = call, policy, limiter, clock
         self._grant: Grant | None = None
 
-    async def __aenter__(self) -> dict[str, str]:
+    async def __aenter__(self) -> HeaderPairs:
         """The x-ratelimit headers of the answer."""
         call, caller = self._call, self._call.caller
         if not self._policy.limits or caller is None or caller.unlimited:
-            return {}
+            return []
         scopes = find_scopes(call, self._policy)
         tokens = reserve_tokens(call, self._policy) if self._policy.limits_tokens else 0
         now = self._clock()

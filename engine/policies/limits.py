@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 SWEEP_EVERY_S = 0.001
 WINDOW_NAMES = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
+HeaderPairs = list[tuple[bytes, bytes]]
 HEADER_NAMES = {
-    kind: tuple(f"x-ratelimit-{fact}-{kind}" for fact in ("limit", "remaining", "reset"))
+    kind: tuple(f"x-ratelimit-{fact}-{kind}".encode() for fact in ("limit", "remaining", "reset"))
     for kind in ("requests", "tokens")
 }
 WHOM = {
@@ -44,12 +45,13 @@ class LimitReached(LimitExceeded):
 class Grant:
     """A call that may go on. Correct it while the call runs, release it once when the call ends."""
 
-    __slots__ = ("_held", "_parts", "_tokens", "released")
+    __slots__ = ("_corrected", "_held", "_parts", "_tokens", "released")
 
     def __init__(self, held: list[Counters], tokens: int, parts: list[tuple[Window, int, int]]) -> None:
         self._held = held
         self._tokens = tokens
         self._parts = parts
+        self._corrected = False
         self.released = False
 
     def correct(self, tokens: int, now: float) -> None:
@@ -62,6 +64,7 @@ class Grant:
             return
         self._tokens = tokens
         if more > 0:
+            self._corrected = True
             for window in {id(window): window for window, _, _ in self._parts}.values():
                 window.expire(now)
                 self._parts.append((window, window.add(more, now), more))
@@ -75,15 +78,21 @@ class Grant:
             for counters in self._held:
                 counters.in_flight -= 1
 
-    def headers(self, now: float) -> dict[str, str]:
+    def headers(self, now: float) -> HeaderPairs:
         """The x-ratelimit-* headers as of `now`; no header for a kind that has no limit."""
         return write_headers(self._held, now)
 
     def _give_back(self, amount: int) -> None:
         """Newest parts first, so that what was added by a correction leaves before the reservation does."""
-        left = {id(window): amount for window, _, _ in self._parts}
+        parts = self._parts
+        if not self._corrected:  # each window has one part
+            for window, entry, count in parts:
+                window.give_back(entry, amount if amount < count else count)
+            self._parts = [(window, entry, max(count - amount, 0)) for window, entry, count in parts]
+            return
+        left = {id(window): amount for window, _, _ in parts}
         kept: list[tuple[Window, int, int]] = []
-        for window, entry, count in reversed(self._parts):
+        for window, entry, count in reversed(parts):
             back = min(count, left[id(window)])
             left[id(window)] -= back
             window.give_back(entry, back)
@@ -165,7 +174,7 @@ def explain_refusal(
         for refusal in _list_refusals(WHOM.get(scope, f"this {scope}"), counters, tokens, now)
     ]
     worst = max(refusals, key=lambda refusal: refusal.order)
-    headers = write_headers(held, now)
+    headers = {name.decode(): value.decode() for name, value in write_headers(held, now)}
     if worst.wait_s is None:
         return LimitReached(worst.sentence, worst.code, None, headers)
     seconds = max(1, ceil(worst.wait_s))
@@ -207,16 +216,18 @@ def name_window(window: Window) -> str:
     return WINDOW_NAMES.get(window.size_s, f"{window.size_s} seconds")
 
 
-def write_headers(held: list[Counters], now: float) -> dict[str, str]:
+def write_headers(held: list[Counters], now: float) -> HeaderPairs:
     """The x-ratelimit-* headers: of each kind the window with the least left, over all scopes."""
-    headers: dict[str, str] = {}
+    headers: HeaderPairs = []
     for kind, (limit_name, remaining_name, reset_name) in HEADER_NAMES.items():
         tightest = find_tightest(held, kind, now)
         if tightest is not None:
             number, remaining, window = tightest
-            headers[limit_name] = str(number)
-            headers[remaining_name] = str(remaining)
-            headers[reset_name] = str(window.reset_s(now))
+            headers += (
+                (limit_name, b"%d" % number),
+                (remaining_name, b"%d" % remaining),
+                (reset_name, b"%d" % window.reset_s(now)),
+            )
     return headers
 
 
@@ -226,16 +237,16 @@ def find_tightest(held: list[Counters], kind: str, now: float) -> tuple[int, int
     A burst with room is left out: it would always be the tightest and says nothing about the minutes to come.
     """
     tightest: tuple[int, int, Window] | None = None
+    least: float = inf
     for counters in held:
         for window, number in counters.request_checks if kind == "requests" else counters.token_checks:
-            window.expire(now)
-            remaining = max(0, number - window.total)
-            if remaining and window is counters.burst:
+            lasts = window.lasts
+            if lasts and lasts[0] + window.size_s <= now:
+                window.expire(now)
+            remaining = number - window.total
+            if remaining > least or (remaining > 0 and window is counters.burst):
                 continue
-            if tightest is None or remaining < tightest[1] or _lasts_longer(window, remaining, tightest, now):
-                tightest = number, remaining, window
+            remaining = max(0, remaining)
+            if tightest is None or remaining < least or window.reset_s(now) > tightest[2].reset_s(now):
+                tightest, least = (number, remaining, window), remaining
     return tightest
-
-
-def _lasts_longer(window: Window, remaining: int, other: tuple[int, int, Window], now: float) -> bool:
-    return remaining == other[1] and window.reset_s(now) > other[2].reset_s(now)

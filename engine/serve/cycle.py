@@ -126,12 +126,13 @@ class Cycle(RequestResponseCycle):
             # An answer before the whole request: what is still on its way is discarded, not parsed.
             self.keep_alive = False
         lines: list[bytes] = [STATUS_LINE[status]]
-        closes, count = False, 1
-        for name, value in message.get("headers", ()):
+        closes = False
+        headers = message.get("headers", ())
+        for name, value in headers:
             if name in FRAMING_HEADERS or not name.islower():
                 closes = self._note_framing(name.lower(), value) or closes
-            lines += (name, b": ", value, b"\r\n")
-            count += 1
+            lines.append(b"%b: %b\r\n" % (name, value))
+        count = 1 + len(headers)
         if not self.keep_alive and not closes:
             lines.append(b"connection: close\r\n")
             count += 1

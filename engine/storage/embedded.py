@@ -116,13 +116,14 @@ class EmbeddedDatabase:
 
     async def watch(self) -> None:
         """Start the server again whenever it is gone. Runs until it is cancelled."""
-        pause_s = 0.1
+        pause_s, looks = 0.1, 0
         while True:
             await asyncio.sleep(0.1)
             if self._process is None or self._process.poll() is None:
-                locate_server(
-                    self.home
-                )  # a cleaner of the temporary folder may have taken the short path away
+                looks += 1
+                if looks % 10 == 0:
+                    # A cleaner of the temporary folder may have taken the short path away.
+                    locate_server(self.home)
                 continue
             log.error("the embedded database ended (exit %s): starting it again", self._process.returncode)
             try:

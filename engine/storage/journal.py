@@ -109,8 +109,11 @@ class Journal:
         self.begun += 1
         self.open_calls[record["id"]] = record
 
-    def append_ended(self, record: dict[str, Any]) -> None:
-        """Note how a call ended. Never raises: what the disk does not take is kept and tried again."""
+    def append_ended(self, record: dict[str, Any]) -> bytes:
+        """Note how a call ended. Never raises: what the disk does not take is kept and tried again.
+
+        Returns the record as it was written, a JSON object, for whoever writes it elsewhere.
+        """
         line = _write_line("ended", record)
         self.ended += 1
         self.open_calls.pop(record["id"], None)
@@ -118,6 +121,7 @@ class Journal:
             self._write(line)
         except OSError as error:
             self._keep(line, error)
+        return line[len(ENDED) : -2]
 
     def retry_kept(self) -> None:
         """Write what the disk did not take before, as far as it goes."""

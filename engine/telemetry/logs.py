@@ -50,6 +50,7 @@ class Log:
         self._level = LEVELS[level]
         self._capacity = capacity
         self._constant = b"," + orjson.dumps(facts, default=render_fact)[1:-1] if facts else b""
+        self._finished = b',"level":"info"%b,"event":"call.finished",' % self._constant
         self._fd = STDERR if path is None else os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
         self._lines: deque[bytes] = deque()
         self._second = -1
@@ -76,17 +77,27 @@ class Log:
         """A fact may be an exception: its traceback is written."""
         self.add_line("error", event, facts, masked=True)
 
-    def finish_call(self, record: Mapping[str, Any]) -> None:
-        """The line of one call, from its record. The record is read now and not kept."""
-        if self._level <= 20:
-            self.add_line("info", "call.finished", record, masked=bool(record.get("error")))
+    def finish_call(self, record: Mapping[str, Any], written: bytes = b"") -> None:
+        """The line of one call, from its record (read now, not kept) or from the JSON `written` of it already."""
+        if self._level > 20 or self._is_full():
+            return
+        rendered = written or _render_facts(record)
+        if "error" in record:
+            rendered = mask_line(rendered)
+        self._queue(b'{"at":"%b"%b%b\n' % (self._stamp(), self._finished, rendered[1:]))
 
     def add_line(self, level: str, event: str, facts: Mapping[str, Any], *, masked: bool = False) -> None:
         """Queue one line; drop it when the writer is too far behind."""
-        if len(self._lines) >= self._capacity:
-            self.dropped += 1
-            return
-        self._lines.append(self._render_line(level, event, facts, masked=masked))
+        if not self._is_full():
+            self._queue(self._render_line(level, event, facts, masked=masked))
+
+    def _is_full(self) -> bool:
+        full = len(self._lines) >= self._capacity
+        self.dropped += full
+        return full
+
+    def _queue(self, line: bytes) -> None:
+        self._lines.append(line)
         if not self._waiting.is_set():
             self._waiting.set()
 

@@ -268,7 +268,7 @@ class Connection(asyncio.Protocol):
             raise HttpParserError("bytes after the answer's end")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         parser = self.parser

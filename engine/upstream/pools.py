@@ -165,7 +165,7 @@ class _UpstreamsTransport(httpx.AsyncBaseTransport):
             )
         except UpstreamFailure as failure:
             raise _as_httpx(failure, request) from failure
-        kept = [(name, value) for name, value in reply.headers if name not in _DECODED]
+        kept = [(name, value) for name, value in reply.headers if name.lower() not in _DECODED]
         return httpx.Response(
             reply.status, headers=kept, stream=_ReplyStream(reply, request), request=request
         )

@@ -32,8 +32,9 @@ class Paper:
     def append_begun(self, record: dict[str, Any]) -> None:
         self.begun.append(record)
 
-    def append_ended(self, record: dict[str, Any]) -> None:
+    def append_ended(self, record: dict[str, Any]) -> bytes:
         self.ended.append(record)
+        return b"{}"
 
 
 def make_call(**billing: Any) -> Call:
@@ -68,7 +69,7 @@ def test_a_good_call_costs_what_was_reported() -> None:
 
 def test_a_call_is_settled_once() -> None:
     paper, told, call = Paper(), list[str](), make_call()
-    books = Books(paper, lambda: 6.0, (lambda call, record: told.append(record["status"]),))
+    books = Books(paper, lambda: 6.0, (lambda call, record, written: told.append(record["status"]),))
     books.open(call)
     books.settle(call, "ok", cast("AnswerReader", Reader(REPORTED)))
     books.settle(call, "aborted", None)
@@ -117,7 +118,7 @@ def test_a_call_without_an_answer_used_nothing() -> None:
 def test_a_refusal_before_a_model_was_found_is_told_but_not_recorded() -> None:
     paper, told, call = Paper(), list[str](), make_call()
     call.model = None
-    Books(paper, lambda: 6.0, (lambda call, record: told.append(record["status"]),)).settle(call, "error")
+    Books(paper, lambda: 6.0, (lambda call, record, written: told.append(record["status"]),)).settle(call, "error")
     assert (paper.ended, told) == ([], ["error"])
 
 

@@ -52,7 +52,7 @@ async def test_a_plain_answer_goes_out_whole_with_its_cost() -> None:
     reply, wire, call = make_reply(stream=False)
     call.requested_model = "m"
     call.attempts += [Attempt("p", "x", "p#0", 0), Attempt("q", "y", "q#0", 0)]
-    reply.add_headers({"x-ratelimit-limit-requests": "5"})
+    reply.add_headers([(b"x-ratelimit-limit-requests", b"5")])
     await reply.finish(b'{"a":1}', "0.000012")
     assert (wire.status, wire.body, wire.ended, len(wire.messages)) == (200, b'{"a":1}', True, 2)
     assert wire.headers == {

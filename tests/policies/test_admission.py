@@ -60,7 +60,7 @@ async def test_a_refused_call_takes_nothing() -> None:
                 async with admission.admit(make_call(), policy):
                     pass
     async with admission.admit(make_call(), policy) as headers:
-        assert headers["x-ratelimit-remaining-requests"] == "0"
+        assert dict(headers)[b"x-ratelimit-remaining-requests"] == b"0"
     clock.now = 61
     async with admission.admit(make_call(), policy):
         pass
@@ -94,7 +94,7 @@ async def test_the_environments_administrator_is_never_limited() -> None:
     admission, _ = make_admission()
     admin = Caller("admin", "admin", role="admin", unlimited=True)
     async with admission.admit(make_call(admin), ONE_AT_A_TIME) as headers:
-        assert headers == {}
+        assert headers == []
         async with admission.admit(make_call(admin), ONE_AT_A_TIME):
             pass
 
@@ -102,7 +102,7 @@ async def test_the_environments_administrator_is_never_limited() -> None:
 async def test_a_policy_without_limits_asks_nobody() -> None:
     admission, _ = make_admission()
     async with admission.admit(make_call(), make_policy(limits={"key": None})) as headers:
-        assert headers == {}
+        assert headers == []
 
 
 def test_each_scope_counts_for_its_own_name() -> None:

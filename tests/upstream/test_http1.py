@@ -52,7 +52,7 @@ async def test_the_request_arrives_as_given_and_the_answer_comes_back(upstreams:
     ) as peer:
         reply = await ask(upstreams, peer, b'{"a":1}')
         assert (reply.status, reply.header(b"x-one"), reply.header(b"x-none")) == (201, b"A", None)
-        assert reply.headers == [(b"x-one", b"A"), (b"x-two", b"b"), (b"content-length", b"3")]
+        assert reply.headers == [(b"X-One", b"A"), (b"x-two", b"b"), (b"Content-Length", b"3")]
         assert await reply.read_all(100) == b"abc"
         assert await reply.read() == b""
         assert reply.complete
