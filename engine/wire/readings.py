@@ -24,7 +24,7 @@ class UsageReader:
     def __init__(self, raw: Mapping[str, Any], problems: Problems) -> None:
         self._sources = _compile_paths(raw.get("from", "$.usage"), ("usage", "from"), problems)
         self._counts: list[tuple[str, Getter]] = []
-        self._places: list[tuple[str, Places]] = []
+        wanted: list[tuple[str, Places]] = []
         for name, paths in _as_mapping(raw.get("counts"), ("usage", "counts"), problems).items():
             if name not in COUNT_NAMES:
                 problems.append(
@@ -36,9 +36,10 @@ class UsageReader:
             elif name in UNITS:
                 self._counts.append((name, _compile_amount(paths, ("usage", "counts", name), problems)))
             elif (places := find_places(paths)) is not None:
-                self._places.append((name, places))
+                wanted.append((name, places))
             else:
                 self._counts.append((name, _compile_count(paths, ("usage", "counts", name), problems)))
+        self._spots, self._inner_spots = arrange_places(wanted)
         self._outside = frozenset(_as_scalars(raw.get("outside"), ("usage", "outside"), problems))
         for name in self._outside - set(CLASSES):
             problems.append((("usage", "outside"), f"{name!r} is not a class of tokens"))
@@ -48,7 +49,7 @@ class UsageReader:
         for read in self._sources:
             found = read(doc)
             if isinstance(found, dict):
-                counts = read_places(found, self._places)
+                counts = read_places(found, self._spots, self._inner_spots)
                 for name, read_count in self._counts:
                     count = read_count(found)
                     if count is not None:
@@ -91,20 +92,38 @@ def find_places(paths: Any) -> Places | None:
     return tuple(places)
 
 
-def read_places(found: dict[str, Any], wanted: Sequence[tuple[str, Places]]) -> Counts:
-    """The counts that are there. Written flat: this runs for every answer."""
-    counts: Counts = {}
+Spots = dict[str, list[tuple[str, int]]]
+"""key -> the counts it stands for, each with its rank among the places of that count: 0 goes before 1."""
+
+
+def arrange_places(wanted: Sequence[tuple[str, Places]]) -> tuple[Spots, dict[str, Spots]]:
+    """The places by key: those of the object itself, and those of its inner mappings."""
+    spots: Spots = {}
+    inner_spots: dict[str, Spots] = {}
     for name, places in wanted:
-        for outer, key in places:
-            if outer is None:
-                value = found.get(key)
-            else:
-                inner = found.get(outer)
-                value = inner.get(key) if isinstance(inner, dict) else None
-            if value is not None and (count := _as_count(value)) is not None:
-                counts[name] = count
-                break
+        for rank, (outer, key) in enumerate(places):
+            where = spots if outer is None else inner_spots.setdefault(outer, {})
+            where.setdefault(key, []).append((name, rank))
+    return spots, inner_spots
+
+
+def read_places(found: dict[str, Any], spots: Spots, inner_spots: Mapping[str, Spots]) -> Counts:
+    """The counts that are there. It goes through what is there, because far more might be: this runs for every answer."""
+    counts: Counts = {}
+    ranks: dict[str, int] = {}
+    _note_counts(found, spots, counts, ranks)
+    for outer, inner in found.items():
+        if inner.__class__ is dict and outer in inner_spots:
+            _note_counts(inner, inner_spots[outer], counts, ranks)
     return counts
+
+
+def _note_counts(found: dict[str, Any], spots: Spots, counts: Counts, ranks: dict[str, int]) -> None:
+    for key, value in found.items():
+        if key in spots and (count := _as_count(value)) is not None:
+            for name, rank in spots[key]:
+                if name not in counts or rank < ranks[name]:
+                    counts[name], ranks[name] = count, rank
 
 
 def _counts_reasoning_apart(counts: Mapping[str, Any]) -> bool:
@@ -115,10 +134,9 @@ def _counts_reasoning_apart(counts: Mapping[str, Any]) -> bool:
 
 
 def _compile_count(paths: Any, where: Path, problems: Problems) -> Getter:
-    """A path, several of which the first counts, or `{sum: [paths]}`."""
+    """A path, several of which the first counts, or `{sum: [paths], less: [paths]}`."""
     if isinstance(paths, Mapping):
-        summed = _compile_paths(paths.get("sum", ()), (*where, "sum"), problems)
-        return lambda doc: _sum(_as_count(read(doc)) for read in summed)
+        return _compile_sum(paths, where, problems)
     getters = _compile_paths(paths, where, problems)
 
     def read_count(doc: Any) -> int | None:
@@ -129,6 +147,19 @@ def _compile_count(paths: Any, where: Path, problems: Problems) -> Getter:
         return None
 
     return read_count
+
+
+def _compile_sum(paths: Mapping[str, Any], where: Path, problems: Problems) -> Getter:
+    summed = _compile_paths(paths.get("sum", ()), (*where, "sum"), problems)
+    taken_off = _compile_paths(paths.get("less", ()), (*where, "less"), problems)
+
+    def read_sum(doc: Any) -> int | None:
+        found = _sum(_as_count(read(doc)) for read in summed)
+        if found is None or not taken_off:
+            return found
+        return max(0, found - (_sum(_as_count(read(doc)) for read in taken_off) or 0))
+
+    return read_sum
 
 
 def _compile_amount(paths: Any, where: Path, problems: Problems) -> Getter:
@@ -237,6 +268,8 @@ class ErrorReader:
             for name, shapes in _SHAPES.items()
         }
         self._inside = _compile_paths(raw.get("inside"), ("errors", "inside"), problems)
+        statuses = _as_mapping(raw.get("statuses"), ("errors", "statuses"), problems)
+        self._statuses = {str(status): str(kind) for status, kind in statuses.items()}
         self._kinds: list[tuple[str, Rule]] = [
             (str(kind), _compile_rule(rule, ("errors", "kinds", kind), problems))
             for kind, rule in _as_mapping(raw.get("kinds"), ("errors", "kinds"), problems).items()
@@ -266,7 +299,7 @@ class ErrorReader:
         for kind, matches in self._kinds:
             if matches(status, error):
                 return kind
-        return None
+        return self._statuses.get(str(status))
 
 
 def _as_list(value: Any) -> list[Any]:
