@@ -46,6 +46,10 @@ class Look:
     prompt_count: str
     """The name of the inclusive prompt count inside usage; `completion_count` likewise."""
     completion_count: str
+    ends: tuple[tuple[str, ...], ...]
+    """What ends an answer that has no choice at all, such as a refused prompt."""
+    text_unless: str
+    """The key of a piece that is not the answer's text although it stands where text does."""
     plain_text: Callable[[Doc], str | None]
 
     def read_event(self, doc: Mapping[str, Any]) -> Seen:
@@ -54,6 +58,8 @@ class Look:
         choices = doc.get(self.choices)
         if not isinstance(choices, list) or not choices:
             seen.empty = True
+            if any(follow(doc, path) for path in self.ends):
+                seen.finished.append(0)
             return seen
         for position, choice in enumerate(choices):
             if isinstance(choice, dict):
@@ -64,6 +70,8 @@ class Look:
         text = follow(choice, self.text)
         if isinstance(text, str) and text:
             seen.text += text
+        elif isinstance(text, list):
+            seen.text += self._join_pieces(choice, self.text)
         if any(follow(choice, path) for path in self.carries):
             seen.carries = True
         if any(follow(choice, path) for path in self.thoughts):
@@ -83,12 +91,27 @@ class Look:
         if not isinstance(choices, list):
             return ""
         texts = (follow(choice, self.answer_text) for choice in choices)
+        return "".join(
+            text if isinstance(text, str) else self._join_pieces(choice, self.answer_text)
+            for choice, text in zip(choices, texts, strict=True)
+            if isinstance(text, str | list)
+        )
+
+    def _join_pieces(self, choice: dict[str, Any], steps: tuple[str, ...]) -> str:
+        """The text of a choice that keeps it in a list of pieces."""
+        pieces = follow(choice, steps[:-1])
+        said = (piece for piece in pieces if isinstance(piece, dict) and not piece.get(self.text_unless))
+        texts = (piece.get(steps[-1]) for piece in said)
         return "".join(text for text in texts if isinstance(text, str))
 
     def set_text(self, choice: dict[str, Any], text: str) -> None:
-        """Put `text` where a streamed choice keeps it."""
+        """Put `text` where a streamed choice keeps it; in a list it is the only piece."""
         for name in self.text[:-1]:
-            choice = choice.setdefault(name, {})
+            held = choice.setdefault(name, {})
+            if isinstance(held, list):
+                held[:] = [{}]
+                held = held[0]
+            choice = held
         choice[self.text[-1]] = text
 
 
@@ -115,13 +138,18 @@ def compile_look(raw: Mapping[str, Any]) -> Look:
         error_finish=frozenset(raw.get("error_finish", ())),
         prompt_count=raw.get("prompt_count", "prompt_tokens"),
         completion_count=raw.get("completion_count", "completion_tokens"),
+        ends=tuple(_steps(path) for path in raw.get("ends", ())),
+        text_unless=raw.get("text_unless", ""),
         plain_text=_compile_plain_text(choices, text, finish, usage[0], error),
     )
 
 
 def follow(doc: Any, steps: tuple[str, ...]) -> Any:
-    """The value under nested keys, or None."""
-    for name in steps:
+    """The value under nested keys, or None; through a list, what its items have."""
+    for place, name in enumerate(steps):
+        if isinstance(doc, list):
+            found = [value for item in doc if (value := follow(item, steps[place:])) is not None]
+            return found or None
         if not isinstance(doc, dict):
             return None
         doc = doc.get(name)
