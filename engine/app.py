@@ -95,6 +95,7 @@ class WorkerApp:
     async def stop(self) -> None:
         await self._flusher.stop()
         await self._keys.stop()
+        await self._exchange.close()
         await self._upstreams.close()
         await self._database.close()
         self.log.close()

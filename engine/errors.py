@@ -159,6 +159,15 @@ class UpstreamFailure(Exception):
         """Whether a policy's list (`[429, 5xx, connect]`) names this failure."""
         return self.kind in kinds or (self.kind.isdigit() and f"{self.kind[0]}xx" in kinds)
 
+    def hide(self, text: str) -> None:
+        """Take a secret out of the provider's words: some quote a refused key."""
+        self.message = self.message.replace(text, "***")
+        if self.error is not None:
+            facts = {name: getattr(self.error, name) for name in ("message", "type", "code", "param")}
+            self.error = ProviderError(
+                **{name: fact and fact.replace(text, "***") for name, fact in facts.items()}
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class ProviderError:

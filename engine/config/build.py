@@ -7,25 +7,22 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
+from engine.config.credentials import build_auth
 from engine.config.references import Unset
 from engine.config.schema import ModelEntry, TargetEntry
 from engine.config.schema_base import PriceEntry
 from engine.config.schema_gateway import ServerEntry
 from engine.config.schema_policy import BillingEntry, PolicyFile, ScopeLimitEntry, TimeoutsEntry, WindowsEntry
 from engine.config.schema_provider import (
-    AuthEntry,
     FixesEntry,
-    KeyEntry,
     MessagesEntry,
     ParamsEntry,
     ProviderFile,
 )
 from engine.config.snapshot import (
-    Auth,
     Backoff,
     BillingRule,
     BreakerRule,
-    Credential,
     Endpoint,
     FailoverRule,
     Limit,
@@ -134,40 +131,6 @@ def build_server(entry: ServerEntry) -> ServerSettings:
     )
 
 
-def _list_keys(entry: AuthEntry) -> tuple[str, str, tuple[KeyEntry, ...]]:
-    """(kind, header or parameter name, keys) of the one way that is set."""
-    if entry.bearer is not None:
-        return "bearer", "authorization", entry.bearer
-    if entry.basic is not None:
-        return "basic", "authorization", entry.basic
-    if entry.header is not None:
-        return "header", entry.header.name.lower(), entry.header.value
-    if entry.query is not None:
-        return "query", entry.query.name, entry.query.value
-    return "none", "", ()
-
-
-def _build_credential(name: str, entry: KeyEntry) -> Credential | Unset:
-    if isinstance(entry.key, Unset):
-        return entry.key
-    if isinstance(entry.base_url, Unset):
-        return entry.base_url
-    if not entry.key:
-        return Unset("its credential is empty")
-    return Credential(name, entry.key, entry.weight, entry.models, entry.base_url)
-
-
-def build_auth(provider: str, entry: AuthEntry) -> tuple[Auth, str]:
-    """The credentials that are there, and why the provider is not configured ("" when it is)."""
-    kind, header, keys = _list_keys(entry)
-    if kind == "none":
-        return Auth(kind, header, (Credential(f"{provider}#0", Secret("")),)), ""
-    built = [_build_credential(f"{provider}#{index}", key) for index, key in enumerate(keys)]
-    credentials = tuple(item for item in built if isinstance(item, Credential))
-    reasons = [item.reason for item in built if isinstance(item, Unset)]
-    return Auth(kind, header, credentials), "" if credentials else reasons[0]
-
-
 def _build_params(entry: ParamsEntry) -> ParamFixes:
     rules = tuple((When(rule.models, rule.when, rule.unless), _build_fixes(rule)) for rule in entry.rules)
     return replace(_build_fixes(entry), rules=rules)
@@ -194,6 +157,7 @@ def _build_messages(entry: MessagesEntry) -> MessageFixes:
         flatten=frozenset(entry.flatten),
         call_id_length=entry.call_id_length,
         join=entry.join,
+        tell_schema=entry.tell_schema,
     )
 
 
@@ -204,6 +168,9 @@ def build_provider(
     base_url = spec.base_url
     if isinstance(base_url, Unset):
         why_not, base_url = why_not or base_url.reason, ""
+    unset = next((value for value in spec.variables.values() if isinstance(value, Unset)), None)
+    if unset is not None:
+        why_not = why_not or unset.reason
     enabled, reason = spec.enabled, spec.reason or ("" if spec.enabled else "disabled in its file")
     if spec.simulator and not simulator_url:
         enabled, reason = False, "the simulator is off"
@@ -225,6 +192,7 @@ def build_provider(
         prefill=spec.prefill.model_dump() if spec.prefill else None,
         models_listing=spec.models.model_dump(exclude_none=True) if spec.models else None,
         http2=spec.http2,
+        variables={name: value for name, value in spec.variables.items() if isinstance(value, str)},
     )
 
 

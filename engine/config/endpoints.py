@@ -10,6 +10,7 @@ from engine.config.build import build_provider
 from engine.config.describe import TreePath, suggest
 from engine.config.entries import Entry
 from engine.config.notes import Built, Notes
+from engine.config.references import Unset
 from engine.config.schema_provider import EndpointEntry, FormatOverride, ProviderFile
 from engine.config.snapshot import Endpoint, Target
 from engine.wire.formats import Format, FormatRefused, compile_format, compile_readings
@@ -60,6 +61,10 @@ class ProviderBuilder:
         self.spec: ProviderFile = self.entry.spec
 
     def build(self) -> Built:
+        self._variables = {
+            name: "" if isinstance(value, Unset) else value for name, value in self.spec.variables.items()
+        }
+        self._fill_base_url()
         self._check_urls()
         endpoints = self._build_endpoints()
         self._check_traits(endpoints)
@@ -80,10 +85,28 @@ class ProviderBuilder:
         except ListingRefused as refused:
             self.notes.refuse(("models", refused.field), str(refused))
 
+    def _fill_base_url(self) -> None:
+        """A base URL may be made of the provider's variables."""
+        url = self.spec.base_url
+        if not isinstance(url, str) or "{{" not in url:
+            return
+        unset = next((value for value in self.spec.variables.values() if isinstance(value, Unset)), None)
+        try:
+            filled = unset or str(compile_template(url, ("target",))({"variables": self._variables}))
+        except TemplateRefused as refused:
+            self.notes.refuse(("base_url",), str(refused))
+            return
+        self.spec = self.spec.model_copy(update={"base_url": filled})
+
     def _check_urls(self) -> None:
         urls: list[tuple[TreePath, Any]] = [(("base_url",), self.spec.base_url)]
         auth = self.spec.auth
-        for kind, keys in (("bearer", auth.bearer), ("basic", auth.basic)):
+        for kind, keys in (
+            ("bearer", auth.bearer),
+            ("basic", auth.basic),
+            ("sigv4", auth.sigv4),
+            ("google_service_account", auth.google_service_account),
+        ):
             urls += [
                 (("auth", kind, index, "base_url"), key.base_url) for index, key in enumerate(keys or ())
             ]
@@ -124,18 +147,38 @@ class ProviderBuilder:
             format = self._find_format(("endpoints", operation, "format"), entry.format)
         if format is None:
             return None
-        path = entry.path or format.path
+        path, stream_path = entry.path or format.path, entry.stream_path
+        if stream_path is None and entry.path is None and format.stream_path != format.path:
+            stream_path = format.stream_path
         traits = {**format.traits, **self.spec.traits}
-        return Endpoint(format, self._compile_path(operation, path) if "{{" in path else path, traits)
+        return Endpoint(
+            format,
+            self._compile_path(operation, path, traits),
+            traits,
+            None if stream_path is None else self._compile_path(operation, stream_path, traits),
+        )
 
-    def _compile_path(self, operation: str, path: str) -> Callable[[Target], str] | str:
+    def _compile_path(
+        self, operation: str, path: str, traits: Mapping[str, Any]
+    ) -> Callable[[Target], str] | str:
         """A path that names the model: `/models/{{ target.model }}:generateContent`."""
+        if "{{" not in path:
+            return path
+        variables = self._variables
         try:
             render = compile_template(path, ("target",))
         except TemplateRefused as refused:
             self.notes.refuse(("endpoints", operation, "path"), str(refused))
             return path
-        return lambda target: str(render({"model": quote(target.model, safe=":@")}))
+        return lambda target: str(
+            render(
+                {
+                    "model": quote(target.model, safe=":@"),
+                    "traits": {**traits, **target.traits},
+                    "variables": variables,
+                }
+            )
+        )
 
     def _find_main_format(self) -> Format | None:
         chosen = self.spec.format

@@ -6,18 +6,18 @@ from pydantic import (
     BeforeValidator,
     Discriminator,
     Field,
-    PlainValidator,
     Tag,
-    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from engine.config.references import Unset
+from engine.config.schema_auth import AuthEntry, Url, read_auth
 from engine.config.schema_base import (
     Name,
     SecretText,
     Strict,
+    TextOrUnset,
     Texts,
     Traits,
     UnknownPrice,
@@ -26,91 +26,7 @@ from engine.config.schema_base import (
     word_or_tree,
 )
 from engine.config.schema_examples import ExampleEntry
-from engine.secret import Secret
 from engine.wire.operations import Operation
-
-
-def _read_url(value: Any) -> Any:
-    if isinstance(value, Secret):
-        return value.reveal().rstrip("/")
-    if isinstance(value, str):
-        return value.rstrip("/")
-    if isinstance(value, Unset):
-        return value
-    raise PydanticCustomError("url", "a URL is expected, such as https://api.example.com/v1")
-
-
-Url = Annotated[str | Unset, PlainValidator(_read_url), WithJsonSchema({"type": "string"})]
-
-
-class KeyEntry(Strict):
-    key: SecretText = described("the credential")
-    weight: float = described("share of the calls among this provider's credentials", 1.0, gt=0)
-    models: tuple[str, ...] | None = described("globs of the models it may be used for; default: all", None)
-    base_url: Url | None = described("base URL to use with this credential", None)
-
-
-def _as_keys(value: Any) -> Any:
-    entries = value if isinstance(value, list | tuple) else [value]
-    return [entry if isinstance(entry, dict | KeyEntry) else {"key": entry} for entry in entries]
-
-
-KeyInput = str | KeyEntry | list[str | KeyEntry]
-Keys = Annotated[
-    tuple[KeyEntry, ...], BeforeValidator(_as_keys, json_schema_input_type=KeyInput), Field(min_length=1)
-]
-
-
-class NamedKeys(Strict):
-    name: str = described("name of the header or query parameter", pattern=r"^[A-Za-z0-9_.-]+$")
-    value: Keys = described("the credential, or several")
-
-
-def _join_basic(value: Any) -> Any:
-    """`{username, password}` stands for the text `username:password`."""
-    if not isinstance(value, dict) or "username" not in value:
-        return value
-    parts = [value.get("username"), value.get("password", "")]
-    unset = next((part for part in parts if isinstance(part, Unset)), None)
-    if unset is not None:
-        return unset
-    text = ":".join(part.reveal() if isinstance(part, Secret) else str(part) for part in parts)
-    return {**{key: value[key] for key in value if key not in ("username", "password")}, "key": Secret(text)}
-
-
-def _as_basic(value: Any) -> Any:
-    return _as_keys(
-        [_join_basic(entry) for entry in value] if isinstance(value, list) else _join_basic(value)
-    )
-
-
-class BasicInput(Strict):
-    username: str = described("user name")
-    password: str = described("password", "")
-
-
-BasicKeys = Annotated[
-    tuple[KeyEntry, ...], BeforeValidator(_as_basic, json_schema_input_type=KeyInput | BasicInput)
-]
-
-
-class AuthEntry(Strict):
-    """One way of sending a credential, or none at all."""
-
-    bearer: Keys | None = described("Authorization: Bearer KEY", None)
-    header: NamedKeys | None = described("a header of its own: {name, value}", None)
-    basic: BasicKeys | None = described("HTTP basic: user:password, or {username, password}", None)
-    query: NamedKeys | None = described("a query parameter: {name, value}", None)
-
-    @model_validator(mode="after")
-    def _refuse_two_ways(self) -> "AuthEntry":
-        if sum(value is not None for value in (self.bearer, self.header, self.basic, self.query)) > 1:
-            raise PydanticCustomError("auth", "one of bearer, header, basic and query, not several")
-        return self
-
-
-def _as_auth(value: Any) -> Any:
-    return {} if value == "none" or value is None else value
 
 
 class MessagesEntry(Strict):
@@ -127,6 +43,9 @@ class MessagesEntry(Strict):
         "ids of tool calls become so many letters and digits, those that fit stay", None, ge=6, le=32
     )
     join: bool = described("neighbours of one role become one message", False)
+    tell_schema: str | None = described(
+        "words of a first system message that shows the JSON Schema of the answer as {schema}", None
+    )
 
 
 class FixesEntry(Strict):
@@ -200,6 +119,9 @@ class ListingEntry(Strict):
 
 class EndpointEntry(Strict):
     path: str | None = described("path below base_url; default: the format's", None, pattern="^/")
+    stream_path: str | None = described(
+        "path of streamed calls; default: `path`, and the format's when that is left out", None, pattern="^/"
+    )
     format: Name | None = described("wire format; default: the format's sibling for this operation", None)
 
 
@@ -243,12 +165,15 @@ class ProviderFile(Strict):
     format: FormatChoice = described("the wire format it speaks, or {extends: FORMAT, ...leaves}")
     base_url: Url = described("where it is; paths go below")
     auth: Annotated[
-        AuthEntry, BeforeValidator(_as_auth, json_schema_input_type=AuthEntry | Literal["none"])
+        AuthEntry, BeforeValidator(read_auth, json_schema_input_type=AuthEntry | Literal["none"])
     ] = described("how a credential is sent", AuthEntry())
     headers: dict[str, Annotated[str | SecretText, Field(union_mode="left_to_right")]] = described(
         "headers sent with every request", {}
     )
     params: ParamsEntry = described("changes to a request's keys", ParamsEntry())
+    variables: dict[str, TextOrUnset] = described(
+        "names for parts of base_url and paths: `{{ target.variables.NAME }}`", {}
+    )
     traits: Traits = described("traits of the wire format that are otherwise here", {})
     endpoints: dict[Operation, Endpoint] = described(
         "endpoints that differ from the format's; false: not there", {}

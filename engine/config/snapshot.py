@@ -125,6 +125,24 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True)
+class SigningKey:
+    """What signs requests together with a secret key."""
+
+    access_key: Secret
+    region: str
+    service: str
+    session_token: Secret | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAccount:
+    """A key that is exchanged for tokens: the credential's own text, or what stands in `file`."""
+
+    scope: str
+    file: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Credential:
     """One of a provider's keys. `name` (provider#index) is stable across reloads and safe to log."""
 
@@ -133,11 +151,23 @@ class Credential:
     weight: float = 1
     models: tuple[str, ...] | None = None
     base_url: str | None = None
+    proof: SigningKey | ServiceAccount | None = None
+    """What the kinds of auth need whose header is made for each request."""
+
+    @property
+    def secrets(self) -> tuple[Secret, ...]:
+        """Every text of it that nobody may read."""
+        if not isinstance(self.proof, SigningKey):
+            return (self.secret,)
+        token = self.proof.session_token
+        return (self.secret, self.proof.access_key, *(() if token is None else (token,)))
 
 
 @dataclass(frozen=True, slots=True)
 class Auth:
-    """How a credential is sent. `kind` is a named verb: bearer, header, basic, query, none."""
+    """How a credential is sent. `kind` is a named verb: bearer, header, basic, query, sigv4,
+    google_service_account, none.
+    """
 
     kind: str
     header: str
@@ -152,9 +182,12 @@ class Endpoint:
     path: str | Callable[["Target"], str]
     traits: Mapping[str, Any] = field(default_factory=dict)
     """The format's, with what the provider says otherwise."""
+    stream_path: str | Callable[["Target"], str] | None = None
+    """Where it is served when streamed, if elsewhere."""
 
-    def path_for(self, target: "Target") -> str:
-        return self.path if isinstance(self.path, str) else self.path(target)
+    def path_for(self, target: "Target", *, stream: bool = False) -> str:
+        path = self.stream_path if stream and self.stream_path is not None else self.path
+        return path if isinstance(path, str) else path(target)
 
     def traits_of(self, target: "Target") -> Mapping[str, Any]:
         """Target over model over provider over format."""
@@ -182,6 +215,8 @@ class Provider:
     prefill: Mapping[str, Any] | None
     """`{message: {...}, body: {...}}` merged in when an answer is continued from an assistant prefill."""
     models_listing: Mapping[str, str] | None
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Names for what paths are made of: an account, a region."""
     http2: bool = False
 
 

@@ -5,8 +5,10 @@ still to be read. The constant part of a request head is kept for each provider,
 """
 
 import math
+import time
 from base64 import b64encode
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -15,8 +17,9 @@ import orjson
 
 from engine.call import Call
 from engine.config.snapshot import Credential, Endpoint, Provider, Target, Timeouts
-from engine.errors import InvalidRequest, ProviderError, UpstreamFailure
+from engine.errors import InvalidRequest, UpstreamFailure
 from engine.secret import Secret
+from engine.upstream.auth.proofs import Proofs
 from engine.upstream.pools import Upstreams
 from engine.upstream.reply import Origin, Reply, write_head
 from engine.wire.fixes import ask_for_usage, continue_answer
@@ -55,18 +58,24 @@ def render_body(
         raise InvalidRequest(f"the request cannot be written for {provider.name}: {error}") from error
 
 
+PassedHeaders = tuple[tuple[str, str], ...]
+
+
 class Exchange:
     """Sends requests over the worker's connections."""
 
-    def __init__(self, upstreams: Upstreams) -> None:
+    def __init__(self, upstreams: Upstreams, now: Callable[[], float] = time.time) -> None:
         self._upstreams = upstreams
-        self._heads: OrderedDict[tuple[Provider, Credential | None, str], tuple[Origin, bytes]] = (
-            OrderedDict()
-        )
+        self._proofs = Proofs(upstreams, now)
+        self._heads: OrderedDict[tuple[Any, ...], tuple[Origin, bytes]] = OrderedDict()
 
     def forget_heads(self) -> None:
         """After a reload: the old snapshot's providers are not kept alive from here."""
         self._heads.clear()
+
+    async def close(self) -> None:
+        """Give up what is under way beside the calls."""
+        await self._proofs.close()
 
     async def open(
         self,
@@ -77,9 +86,17 @@ class Exchange:
         clocks: Timeouts,
         *,
         stream: bool,
+        passed: PassedHeaders = (),
     ) -> Reply:
-        """Send one request; the reply has a good status and its body is unread. Raises UpstreamFailure."""
-        origin, head = self._find_head(target, endpoint, credential)
+        """Send one request; the reply has a good status and its body is unread. Raises UpstreamFailure.
+
+        `passed` are headers of the client that the wire hands through.
+        """
+        origin, head = self._find_head(target, endpoint.path_for(target, stream=stream), credential, passed)
+        if credential.proof is not None:
+            head += await self._proofs.write_lines(
+                head, body, credential, allow_private=target.provider.allow_private
+            )
         reply = await self._upstreams.send(
             origin,
             head,
@@ -91,22 +108,28 @@ class Exchange:
         if 200 <= reply.status < 300:
             return reply
         try:
-            raise await read_refusal(reply, endpoint, target)
+            refusal = await read_refusal(reply, endpoint, target)
         finally:
             reply.close()
+        if credential.proof is not None:
+            self._proofs.note_refusal(credential, refusal)
+        raise refusal
 
-    def _find_head(self, target: Target, endpoint: Endpoint, credential: Credential) -> tuple[Origin, bytes]:
-        path = endpoint.path_for(target)
-        key = (target.provider, credential, path)
+    def _find_head(
+        self, target: Target, path: str, credential: Credential, passed: PassedHeaders
+    ) -> tuple[Origin, bytes]:
+        key = (target.provider, credential, path, passed)
         found = self._heads.get(key)
         if found is None:
-            found = self._heads[key] = render_head(target.provider, credential, path)
+            found = self._heads[key] = render_head(target.provider, credential, path, passed)
             if len(self._heads) > MAX_HEADS:
                 self._heads.popitem(last=False)
         return found
 
 
-def render_head(provider: Provider, credential: Credential, path: str) -> tuple[Origin, bytes]:
+def render_head(
+    provider: Provider, credential: Credential, path: str, passed: PassedHeaders = ()
+) -> tuple[Origin, bytes]:
     """Where to connect, and the request head but for content-length and the blank line."""
     base = urlsplit(credential.base_url or provider.base_url)
     secure = base.scheme == "https"
@@ -123,7 +146,9 @@ def render_head(provider: Provider, credential: Credential, path: str) -> tuple[
         queries.append(f"{provider.auth.header}={quote(credential.secret.reveal(), safe='')}")
     if queries:
         url_path += ("&" if "?" in path else "?") + "&".join(queries)
-    return origin, write_head("POST", origin, url_path, render_headers(provider, credential).items())
+    return origin, write_head(
+        "POST", origin, url_path, {**render_headers(provider, credential), **dict(passed)}.items()
+    )
 
 
 def render_headers(provider: Provider, credential: Credential) -> dict[str, str]:
@@ -166,16 +191,10 @@ async def read_refusal(reply: Reply, endpoint: Endpoint, target: Target) -> Upst
 
 def hide_secrets(failure: UpstreamFailure, provider: Provider, credential: Credential) -> None:
     """Take the secrets that were sent out of a provider's words: some quote a refused key."""
-    sent = [credential.secret, *(value for value in provider.headers.values() if isinstance(value, Secret))]
-    for text in (secret.reveal() for secret in sent):
-        if len(text) < SHORTEST_SECRET:
-            continue
-        failure.message = failure.message.replace(text, "***")
-        if failure.error is not None:
-            facts = {name: getattr(failure.error, name) for name in ("message", "type", "code", "param")}
-            failure.error = ProviderError(
-                **{name: fact and fact.replace(text, "***") for name, fact in facts.items()}
-            )
+    in_headers = (value for value in provider.headers.values() if isinstance(value, Secret))
+    for text in (secret.reveal() for secret in (*credential.secrets, *in_headers)):
+        if len(text) >= SHORTEST_SECRET:
+            failure.hide(text)
 
 
 def read_retry_after(seconds: bytes | None, milliseconds: bytes | None = None) -> float | None:
