@@ -33,6 +33,27 @@ def _prune(schema: Any, names: frozenset[str], depth: int) -> Any:
     return pruned
 
 
+def close_objects(schema: Any) -> Any:
+    """The schema with `additionalProperties: false` on every object, as dialects want it that hold a model to one."""
+    return _close(schema, 0) if isinstance(schema, dict) else None
+
+
+def _close(schema: Any, depth: int) -> Any:
+    if not isinstance(schema, dict) or depth > MAX_DEPTH:
+        return schema
+    closed = dict(schema)
+    for key, value in schema.items():
+        if key in _CHILD_MAPS and isinstance(value, dict):
+            closed[key] = {name: _close(child, depth + 1) for name, child in value.items()}
+        elif key in _CHILD_LISTS and isinstance(value, list):
+            closed[key] = [_close(child, depth + 1) for child in value]
+        elif key in _CHILDREN:
+            closed[key] = _close(value, depth + 1)
+    if closed.get("type") == "object" or "properties" in closed:
+        closed["additionalProperties"] = False
+    return closed
+
+
 def inline_references(schema: Any) -> Any:
     """The schema with its local `$ref`s replaced by what they name; one that names itself becomes any object."""
     if not isinstance(schema, dict):

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from engine.wire.call_ids import derive_id, fit_id
-from engine.wire.schemas import inline_references, prune_schema
+from engine.wire.schemas import close_objects, inline_references, prune_schema
 from engine.wire.turns import (
     answer_open_calls,
     find_call_names,
@@ -364,4 +364,5 @@ VERBS: Mapping[str, Callable[..., Any]] = {
     "derived_id": derive_id,
     "pruned_schema": prune_schema,
     "inlined_schema": inline_references,
+    "closed_schema": close_objects,
 }

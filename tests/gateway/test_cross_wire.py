@@ -1,8 +1,7 @@
-"""An OpenAI client before providers of another wire: one that the gateway knows only from a YAML file of this test."""
+"""An OpenAI client before providers of another wire, which the gateway knows only from its YAML file."""
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,7 +11,6 @@ import pytest
 from tests.gateway.replay import JSON, PLAIN, STREAM, TEXT, Replay, Script, replaying
 from tests.harness import ADMIN_KEY, Gateway, join_text, read_events, running, write_files
 
-FORMAT = Path(__file__).parent.parent / "wire" / "formats" / "anthropic-messages.yaml"
 PROVIDER = """
 provider: NAME
 format: FORMAT
@@ -114,7 +112,6 @@ def gateway(upstream: Replay, tmp_path_factory: pytest.TempPathFactory) -> Itera
     blocks = PROVIDER.replace("NAME", "blocks").replace("FORMAT", "anthropic-messages")
     chunks = PROVIDER.replace("NAME", "chunks").replace("FORMAT", "openai-chat")
     files = {
-        "providers.d/_formats/blocks.yaml": FORMAT.read_text(),
         "providers.d/blocks.yaml": blocks.replace("URL", upstream.url),
         "providers.d/chunks.yaml": chunks.replace("URL", upstream.url),
         "policies.d/default.yaml": POLICY,

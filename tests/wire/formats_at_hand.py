@@ -25,7 +25,13 @@ WILLING: Mapping[str, Any] = {
         "cache_marks": True,
         "call_signatures": True,
         "more_sampling": True,
-        "adaptive_thinking": True,
+        "thinking": "both",
+        "efforts": ["low", "medium", "high", "xhigh", "max"],
+        "sampling": True,
+        "sampling_together": True,
+        "json_schema": True,
+        "strict_tools": True,
+        "issuer": "anthropic",
     },
 }
 

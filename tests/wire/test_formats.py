@@ -64,7 +64,7 @@ REQUEST: dict[str, Any] = {
 
 
 def test_a_chat_request_is_written_for_a_dialect_of_typed_blocks() -> None:
-    assert MESSAGES.write_request(CHAT.read_request(REQUEST), {"model": "up"}) == {
+    assert MESSAGES.write_request(CHAT.read_request(REQUEST), {"model": "up", "traits": MESSAGES.traits}) == {
         "model": "up",
         "max_tokens": 100,
         "system": "Be brief.",

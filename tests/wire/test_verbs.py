@@ -6,7 +6,7 @@ import pytest
 
 from engine.wire import verbs
 from engine.wire.call_ids import fit_id, restore_id
-from engine.wire.schemas import inline_references, prune_schema
+from engine.wire.schemas import close_objects, inline_references, prune_schema
 from engine.wire.turns import (
     answer_open_calls,
     fill_call_ids,
@@ -94,6 +94,18 @@ def test_references_are_inlined_and_one_to_itself_ends() -> None:
 
 def text(role: str, *texts: str) -> dict[str, Any]:
     return {"role": role, "parts": [{"type": "text", "text": text} for text in texts]}
+
+
+def test_a_closed_schema_takes_no_other_keys_at_any_depth() -> None:
+    inner = {"type": "object", "properties": {"type": {"type": "string"}}}
+    schema = {"properties": {"a": inner}, "items": {"anyOf": [inner, {"type": "null"}]}, "additionalProperties": {}}
+    closed = {**inner, "additionalProperties": False}
+    assert close_objects(schema) == {
+        "properties": {"a": closed},
+        "items": {"anyOf": [closed, {"type": "null"}]},
+        "additionalProperties": False,
+    }
+    assert inner.keys() == {"type", "properties"}
 
 
 def test_two_roles_join_neighbours_and_put_results_first() -> None:
