@@ -48,6 +48,8 @@ PartType = Literal[
     "reasoning",
     "refusal",
     "embedding",
+    "ranking",
+    "moderation",
     "native",
 ]
 Reason = Literal["stop", "length", "tool_calls", "content_filter", "pause", "error"]
@@ -189,10 +191,23 @@ class Chat(TypedDict, total=False):
     echo: bool
     best_of: int
     inputs: list[Any]
-    """embeddings: what is to be embedded."""
+    """embeddings, moderations: texts, or {parts} of text and images."""
+    token_inputs: list[Any]
+    """embeddings: token ids, or several lists of them; few dialects take them."""
     dimensions: int
     encoding: str
+    """float, base64, int8, uint8, binary, ubinary."""
     input_type: str
+    """What it is embedded for: query, document, classification, clustering, similarity, image."""
+    truncate: str
+    """Which end of an input that is too long may be cut: none, start, end."""
+    query: str
+    documents: list[Any]
+    """rerank: texts, or mappings with a text."""
+    top_n: int
+    return_documents: bool
+    max_document: int
+    """rerank: tokens of each document that count."""
     prompt: Any
     """completions: prompts that are not one text (several, or token ids)."""
     dialect: str

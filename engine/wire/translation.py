@@ -28,13 +28,13 @@ class Translation:
         self._surface, self._format = surface, format
         self.stream, self.usage_asked = call.stream, call.usage_asked
         choices = call.request.get("n")
-        self._asked = {
+        self._asked: dict[str, Any] = {
             "id": call.id,
             "created": int(call.started_at),
             "usage_asked": call.usage_asked,
             "choices": choices if isinstance(choices, int) else 1,
         }
-        chat = surface.read_request(call.request)
+        chat = self._asked["chat"] = surface.read_request(call.request)
         self.loss = tuple(f"/{key}" for key in format.find_loss(chat))
         self.body = format.write_request({**chat, "model": facts["model"]}, facts)
         if call.stream:

@@ -23,6 +23,7 @@ from engine.wire.turns import (
     take_opening,
     trim_last_words,
 )
+from engine.wire.vectors import pack_floats, unpack_floats
 
 Part = Mapping[str, Any]
 
@@ -141,6 +142,10 @@ def numbered(value: Any) -> Any:
 
 def items(value: Any) -> Any:
     return list(value.items()) if isinstance(value, dict) else None
+
+
+def values(value: Any) -> Any:
+    return list(value.values()) if isinstance(value, dict) else None
 
 
 def only(value: Any, *names: str) -> Any:
@@ -328,6 +333,7 @@ VERBS: Mapping[str, Callable[..., Any]] = {
     "join": join,
     "numbered": numbered,
     "items": items,
+    "values": values,
     "only": only,
     "without": without,
     "pluck": pluck,
@@ -360,6 +366,8 @@ VERBS: Mapping[str, Callable[..., Any]] = {
     "data_url": data_url,
     "from_base64": decode_base64,
     "to_base64": encode_base64,
+    "packed_floats": pack_floats,
+    "unpacked_floats": unpack_floats,
     "fitting_id": fit_id,
     "derived_id": derive_id,
     "pruned_schema": prune_schema,
