@@ -1,7 +1,7 @@
 """Which leaves of a provider's file no example touches.
 
-A leaf is touched when the file's examples no longer all hold once it is left out (or, where it may not be left out,
-written otherwise). So each leaf is tried: the file without it is validated, built and its examples are run. That costs
+A leaf is touched when the file's examples no longer all hold once it is left out (where it may not be left out alone,
+together with what is around it). So each leaf is tried: the file without it is validated, built and its examples are run. That costs
 some milliseconds a leaf and is done by `gatewayz check` only.
 """
 
@@ -91,14 +91,12 @@ def _is_whole(path: TreePath) -> bool:
 
 
 def _is_touched(tree: dict[str, Any], path: TreePath, judge: Verdict) -> bool:
-    """Left out; else written otherwise; else left out with what is around it."""
-    held = judge(_without(tree, path))
-    if held is None:
-        held = judge(_with_another(tree, path))
-    while held is None and len(path) > 1:
-        path = path[:-1]
-        held = judge(_without(tree, path))
-    return held is not True
+    """Left out, alone or else with what is around it; or written otherwise, where nothing may be left out."""
+    for end in range(len(path), 0, -1):
+        held = judge(_without(tree, path[:end]))
+        if held is not None:
+            return not held
+    return judge(_with_another(tree, path)) is not True
 
 
 def _without(tree: dict[str, Any], path: TreePath) -> dict[str, Any]:

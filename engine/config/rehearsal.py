@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.config.snapshot import Endpoint, Provider, Target
 from engine.errors import ProviderError, UpstreamFailure
-from engine.wire.answers import SameWireAnswer, SameWireStream, fail_in_band, find_error
+from engine.wire.answers import SameWireAnswer, SameWireStream, find_failure
 from engine.wire.canonical import Event, Failed, UsageReported
 from engine.wire.fixes import ask_for_usage, continue_answer
 from engine.wire.formats import Format
@@ -52,7 +52,8 @@ def show_sent(
     if delivered is not None:
         edits |= continue_answer(sent, provider.prefill or {}, delivered)
     sent = {name: value for name, value in {**sent, **edits}.items() if value is not DROPPED}
-    return Sent(endpoint.path_for(target), sent, _show_headers(provider))
+    path = endpoint.path_for(target, stream=body.get("stream") is True)
+    return Sent(path, sent, _show_headers(provider))
 
 
 def _translate(
@@ -77,6 +78,8 @@ def _show_headers(provider: Provider) -> dict[str, str]:
     kind = provider.auth.kind
     if kind in ("bearer", "basic"):
         shown["authorization"] = f"{kind.title()} ***"
+    elif kind in ("sigv4", "google_service_account"):
+        shown["authorization"] = "***"
     elif kind == "header":
         shown[provider.auth.header.lower()] = "***"
     return shown
@@ -104,8 +107,8 @@ def _hear_failure(failure: UpstreamFailure) -> Heard:
 
 
 def _hear_plain(format: Format, doc: Any) -> Heard:
-    if isinstance(doc, dict) and ((failed := find_error(doc)) or format.holds_error(doc)):
-        return _hear_failure(fail_in_band(format, failed, doc))
+    if isinstance(doc, dict) and (failure := find_failure(format, doc)) is not None:
+        return _hear_failure(failure)
     events = format.read_reply(doc)
     if any(isinstance(event, Failed) for event in events):
         return Heard(

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import orjson
 
 from engine.errors import UpstreamFailure
+from engine.wire.event_look import EventLook
 from engine.wire.formats import Format
 from engine.wire.json_text import parse_json
 from engine.wire.look import Look, Seen
@@ -20,6 +21,7 @@ MAX_EVENT_BYTES = 16 * 1024 * 1024
 LESSONS = 40
 """How often a stream's text events are learnt anew: some differ in more than their text, and are parsed instead."""
 _LF, _CRLF = b"\n\n", b"\r\n\r\n"
+_DATA = b"\ndata: "
 
 
 class AnswerReader(Protocol):
@@ -76,6 +78,7 @@ class SameWireStream:
     __slots__ = (
         "_blank",
         "_choices",
+        "_counts",
         "_done",
         "_finished",
         "_format",
@@ -98,11 +101,12 @@ class SameWireStream:
         "usage",
     )
 
-    def __init__(self, format: Format, look: Look, *, hide_usage: bool, choices: int = 1) -> None:
+    def __init__(self, format: Format, look: Look | EventLook, *, hide_usage: bool, choices: int = 1) -> None:
         self._format = format
         self._look = look
         self._done = format.done
         self._choices, self._finished = choices, set[int]()
+        self._counts: dict[str, Any] = {}
         self._held: list[bytes] = []
         self._partial = self._passed = b""
         self._blank: bytes | None = None
@@ -112,7 +116,8 @@ class SameWireStream:
         self.first_read = b""
         """The first whole events, from which a rescue takes the stream's id."""
         self.hide_usage = hide_usage
-        self.begun = self.ended = self.settling = self.carries = False
+        self.begun = self.ended = self.settling = False
+        self.carries = not look.can_be_rescued
         self.tail = b""
         self.texts: list[str] = []
         self.usage: Usage | None = None
@@ -201,12 +206,14 @@ class SameWireStream:
 
     def _take_text(self, whole: bytes, start: int, blank: bytes) -> int:
         """Note the text of the one event at `start` and learn how it is written; where it ends, 0 if it is no text."""
-        if self.settling or whole[start : start + 7] != b"data: {":
+        head = whole[start : start + 7]
+        if self.settling or (head != b"data: {" and head != b"event: "):
             return 0
         end = whole.index(blank, start) + len(blank)
         event = whole[start:end].rstrip(blank)
+        data = 6 if head == b"data: {" else event.find(_DATA) + len(_DATA)
         try:
-            text = self._look.plain_text(orjson.loads(event[6:]))
+            text = self._look.plain_text(orjson.loads(event[data:]))
         except orjson.JSONDecodeError:
             return 0
         if text is None:
@@ -220,7 +227,8 @@ class SameWireStream:
 
     def _forget_beginning(self) -> None:
         """Content that never goes out was not said, and the next target may answer from the beginning."""
-        self.begun = self.carries = False
+        self.begun = False
+        self.carries = not self._look.can_be_rescued
         self.texts.clear()
 
     def _take_whole_events(self, data: bytes) -> bytes:
@@ -276,14 +284,18 @@ class SameWireStream:
         seen = self._look.read_event(doc)
         if seen.error or self._format.holds_error(doc):
             raise fail_in_band(self._format, seen.error, doc)
-        if seen.usage is not None:
-            self.usage = self._format.read_usage(doc) or self.usage
+        if seen.usage is not None and (counts := self._format.read_counts(doc)):
+            self._counts.update(counts)
+            self.usage = self._format.make_usage(self._counts)
         if seen.text:
             self.texts.append(seen.text)
         self.carries = self.carries or seen.carries
         if seen.text or seen.carries or seen.thought:
             self.begun = True
         self._note_finish(seen)
+        if seen.last:
+            self.ended = self._keep_end(raw, always=True)
+            return False
         if seen.empty and seen.usage is not None and self.hide_usage:
             return False
         return not self._keep_end(raw)
@@ -350,8 +362,8 @@ class SameWireAnswer:
             raise UpstreamFailure("broken_stream", "the provider's answer is not JSON") from error
         if not isinstance(doc, dict):
             raise UpstreamFailure("broken_stream", "the provider's answer is not a JSON object")
-        if (failed := find_error(doc)) or self._format.holds_error(doc):
-            raise fail_in_band(self._format, failed, doc)
+        if (failure := find_failure(self._format, doc)) is not None:
+            raise failure
         self.usage = self._format.read_usage(doc)
         if self.usage is None and self._look is not None:
             self.texts.append(self._look.read_answer_text(doc))
@@ -370,14 +382,15 @@ def align_end(data: bytes, end: int, blank: bytes) -> int:
     return text_end + (end - text_end) // len(blank) * len(blank)
 
 
-def find_error(doc: dict[str, Any]) -> Any:
-    """The error inside an HTTP 200 answer: at the top, or in a choice of a provider that relays others."""
+def find_failure(format: Format, doc: dict[str, Any]) -> UpstreamFailure | None:
+    """The failure inside an HTTP 200 answer: at the top, in a choice of a provider that relays others, or marked."""
     if doc.get("error"):
-        return doc["error"]
+        return fail_in_band(format, doc["error"], doc)
     choices = doc.get("choices")
     if isinstance(choices, list) and len(choices) == 1 and isinstance(choices[0], dict):
-        return choices[0].get("error")
-    return None
+        if error := choices[0].get("error"):
+            return fail_in_band(format, error, {"error": error})
+    return fail_in_band(format, None, doc) if format.holds_error(doc) else None
 
 
 def read_payload(event: bytes) -> bytes | None:

@@ -79,7 +79,7 @@ class ParamFixes:
             if value is DROPPED:
                 continue
             edits[old] = DROPPED
-            if new not in body:
+            if new not in body or edits.get(new) is DROPPED:
                 edits[new] = value
 
     def _replace(self, body: Mapping[str, Any], edits: dict[str, Any]) -> None:

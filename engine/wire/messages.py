@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.wire.json_text import write_json
 from engine.wire.verbs import derive_id
 
 Message = dict[str, Any]
@@ -28,19 +29,31 @@ class MessageFixes:
     """Ids of tool calls become so many letters and digits, the same for the same id; those that fit stay."""
     join: bool = False
     """Neighbours of one role (user, assistant, system) become one message."""
+    tell_schema: str | None = None
+    """The words of a first system message that shows the JSON Schema of the answer (`{schema}`)."""
 
     def edit(self, body: Mapping[str, Any], edits: dict[str, Any]) -> None:
         """Add the changed conversation to `edits`, if it has to change."""
         messages = edits.get("messages", body.get("messages"))
         if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
             return
-        fixed = [self._fix(message) for message in messages]
+        fixed = [*self._tell_schema(body), *(self._fix(message) for message in messages)]
         if self.join:
             fixed = join_neighbours(fixed)
         if len(fixed) != len(messages) or any(
             new is not old for new, old in zip(fixed, messages, strict=True)
         ):
             edits["messages"] = fixed
+
+    def _tell_schema(self, body: Mapping[str, Any]) -> list[Message]:
+        wanted: Any = body.get("response_format")
+        for name in ("json_schema", "schema"):
+            wanted = wanted.get(name) if isinstance(wanted, dict) else None
+        if self.tell_schema is None or wanted is None:
+            return []
+        return [
+            {"role": "system", "content": self.tell_schema.replace("{schema}", write_json(wanted).decode())}
+        ]
 
     def _fix(self, message: Message) -> Message:
         changes = self._change_keys(message)

@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.call import Call
 from engine.errors import InvalidRequest, UpstreamFailure
-from engine.wire.answers import fail_in_band, find_error
+from engine.wire.answers import find_failure
 from engine.wire.canonical import BlockAdded, BlockStarted, Event, Failed, Finished, UsageReported
 from engine.wire.formats import Format
 from engine.wire.frames import FramingBroke
@@ -235,8 +235,8 @@ class TranslatedAnswer(_Translated):
             doc = parse_json(b"".join(self._pieces))
         except ValueError as error:
             raise UpstreamFailure("broken_stream", "the provider's answer is not JSON") from error
-        if isinstance(doc, dict) and ((failed := find_error(doc)) or self._format.holds_error(doc)):
-            raise fail_in_band(self._format, failed, doc)
+        if isinstance(doc, dict) and (failure := find_failure(self._format, doc)) is not None:
+            raise failure
         events = self._format.read_reply(doc, str(self._asked["id"]))
         for event in events:
             self._note(event)

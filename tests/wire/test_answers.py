@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import UpstreamFailure
-from engine.wire.answers import MAX_EVENT_BYTES, SameWireAnswer, SameWireStream, find_error, read_payload
+from engine.wire.answers import MAX_EVENT_BYTES, SameWireAnswer, SameWireStream, find_failure, read_payload
+from engine.wire.formats import compile_format
 from engine.wire.usage import Usage
-from tests.wire.formats_at_hand import load_format
+from tests.wire.formats_at_hand import load_format, load_tree
 
 FORMAT = load_format("openai-chat")
 TEXT = "Nä, so wide."
@@ -245,11 +246,37 @@ def test_a_plain_answer_that_is_none_is_a_failure(body: bytes) -> None:
     assert not reader.ended and not reader.begun
 
 
-def test_an_error_is_found_at_the_top_or_in_the_only_choice() -> None:
-    assert find_error({"error": {"message": "a"}}) == {"message": "a"}
-    assert find_error({"choices": [{"error": {"message": "b"}}]}) == {"message": "b"}
-    assert find_error({"error": None, "choices": [{}]}) is None
-    assert find_error({"choices": [{"error": 1}, {}]}) is None
+@pytest.mark.parametrize(
+    ("doc", "message"),
+    [
+        ({"error": {"message": "a"}}, "a"),
+        ({"choices": [{"error": {"message": "b", "code": 429}}]}, "b"),
+        ({"error": None, "choices": [{}]}, None),
+        ({"choices": [{"error": 1}, {}]}, None),
+    ],
+)
+def test_a_failure_is_found_at_the_top_or_in_the_only_choice(
+    doc: dict[str, Any], message: str | None
+) -> None:
+    failure = find_failure(FORMAT, doc)
+    assert (failure and failure.message) == message
+
+
+def test_a_wires_own_mark_of_an_error_is_seen_in_answers_and_in_streams() -> None:
+    tree = {
+        **load_tree("openai-chat"),
+        "errors": {"inside": ["$.result.code"], "kinds": {"429": {"code": ["7"]}}},
+    }
+    format = compile_format({**tree, "errors": {**tree["errors"], "code": "$.result.code"}})
+    assert format.look is not None
+    assert find_failure(format, {"choices": [], "result": {"code": 0}}) is None
+    failure = find_failure(format, {"choices": [], "result": {"code": 7}})
+    assert failure is not None and failure.kind == "429"
+    reader = SameWireStream(format, format.look, hide_usage=False)
+    reader.feed(chunk({"content": "a"}, result={"code": 0}))
+    with pytest.raises(UpstreamFailure, match="status"):
+        SameWireStream(format, format.look, hide_usage=False).feed(chunk(None, result={"code": 7}))
+    assert reader.begun and reader.failure is None
 
 
 def test_the_payload_of_an_event_is_its_data_lines() -> None:

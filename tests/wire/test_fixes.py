@@ -139,3 +139,16 @@ def test_a_conversation_that_needs_nothing_passes_byte_for_byte() -> None:
     fixes = ParamFixes(messages=MessageFixes(roles={"developer": "system"}, call_id_length=9, join=True))
     parsed = {"messages": [HI], "n": 1.0}
     assert edit_members(body, parsed, fixes.edits(parsed)) == body
+
+
+def test_a_schema_is_told_in_words_where_it_cannot_be_sent() -> None:
+    fixes = ParamFixes(
+        force={"response_format": {"type": "json_object"}},
+        messages=MessageFixes(tell_schema="Answer with JSON of this schema: {schema}"),
+    )
+    asked = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
+    assert fix(fixes, {"messages": [HI], "response_format": asked}) == {
+        "messages": [{"role": "system", "content": 'Answer with JSON of this schema: {"type":"object"}'}, HI],
+        "response_format": {"type": "json_object"},
+    }
+    assert fix(fixes, {"messages": [HI], "response_format": {"type": "json_object"}})["messages"] == [HI]
