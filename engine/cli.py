@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from engine import __version__
+from engine.catalog import commands as catalog_commands
 from engine.config import commands as config_commands
 from engine.errors import ConfigRefused
 from engine.routing import commands as routing_commands
@@ -19,7 +20,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"gatewayz {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for room in (serve_commands, config_commands, routing_commands, storage_commands, simulator_commands):
+    for room in (
+        serve_commands,
+        config_commands,
+        catalog_commands,
+        routing_commands,
+        storage_commands,
+        simulator_commands,
+    ):
         room.register(subparsers)
     return parser
 

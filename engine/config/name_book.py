@@ -7,9 +7,10 @@ that leads nowhere or in a circle is found here, not by a caller.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from engine.config.build import build_price
 from engine.config.describe import TreePath, suggest
 from engine.config.entries import Entry
-from engine.config.naming import MAX_STEPS, Naming, Rename, Rule, count_stars, list_placeholders
+from engine.config.naming import MAX_STEPS, Ask, Naming, Rename, Rule, count_stars, list_placeholders
 from engine.config.schema_names import NamesFile, RuleEntry
 from engine.config.snapshot import Model, Provider
 from engine.errors import Problem
@@ -164,13 +165,12 @@ def _find_ask(entry: Entry, path: TreePath, index: int) -> TreePath:
 
 
 def _build_rule(entry: Entry, path: TreePath, row: RuleEntry, globs: list[str]) -> Rule:
-    shown = " | ".join(globs)
     folds = entry.spec.ignore_case
     return Rule(
         tuple(tuple((glob.lower() if folds else glob).split("*")) for glob in globs),
         row.use or "",
-        tuple((ask.provider, ask.model) for ask in row.ask),
+        tuple(Ask(ask.provider, ask.model, build_price(ask.price) if ask.price else None) for ask in row.ask),
         folds,
-        f"rule {shown}" + (f": {row.why}" if row.why else ""),
+        row.why or "",
         _place(entry, path),
     )

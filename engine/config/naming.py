@@ -7,20 +7,33 @@ steps stops after `MAX_STEPS`, so that no pair of tables can turn in a circle.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engine.config.snapshot import Price
 
 MAX_STEPS = 8
 _PLACEHOLDER = re.compile(r"\{(name|[1-9])\}")
 
 
 @dataclass(frozen=True, slots=True)
+class Ask:
+    """A provider, its name for the model, and the price where no model lists that target."""
+
+    provider: str
+    model: str
+    price: "Price | None" = None
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
-    """One step: `use` is another name, or `asks` are (provider, its name for the model), in order."""
+    """One step: `use` is another name, or `asks` are who is asked, in order."""
 
     why: str
     place: str = ""
     use: str = ""
-    asks: tuple[tuple[str, str], ...] = ()
+    asks: tuple[Ask, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +50,7 @@ class Rule:
 
     globs: tuple[tuple[str, ...], ...]
     use: str
-    asks: tuple[tuple[str, str], ...]
+    asks: tuple[Ask, ...]
     ignore_case: bool
     why: str
     place: str
@@ -46,8 +59,9 @@ class Rule:
         for pieces in self.globs:
             stars = match_glob(pieces, name, self.ignore_case)
             if stars is not None:
-                asks = tuple((provider, _fill(model, name, stars)) for provider, model in self.asks)
-                return Decision(self.why, self.place, _fill(self.use, name, stars), asks)
+                asks = tuple(replace(ask, model=_fill(ask.model, name, stars)) for ask in self.asks)
+                why = f"rule {'*'.join(pieces)}" + (f": {self.why}" if self.why else "")
+                return Decision(why, self.place, _fill(self.use, name, stars), asks)
         return None
 
 
@@ -121,4 +135,4 @@ def _ask_provider(name: str, is_open: Callable[[str], bool]) -> Decision | None:
     provider, _, model_id = name.partition("/")
     if not model_id or not is_open(provider):
         return None
-    return Decision("provider/model-id", asks=((provider, model_id),))
+    return Decision("provider/model-id", asks=(Ask(provider, model_id),))

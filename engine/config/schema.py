@@ -25,7 +25,7 @@ from engine.wire.formats import SECTIONS
 CAPABILITIES = (
     "chat", "completions", "embeddings", "tools", "parallel_tools", "vision", "json_schema", "json_mode",
     "reasoning", "audio_input", "audio_output", "pdf", "web_search", "caching",
-    "images", "rerank", "moderation",
+    "images", "rerank", "moderation", "transcription", "speech",
 )  # fmt: skip
 
 ModelName = Annotated[str, Field(pattern=r"^[^\s\x00-\x1f]+$", max_length=200)]

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from engine.config.schema_base import Name, Strict, Texts, described, one_or_many
+from engine.config.schema_base import Name, PriceEntry, Strict, Texts, described, one_or_many
 
 NameText = Annotated[str, Field(pattern=r"^[^\s\x00-\x1f]+$", max_length=200)]
 
@@ -16,6 +16,7 @@ class AskEntry(Strict):
         "its name for the model; `{name}`: the requested name, `{1}`: what the first `*` stands for, ...",
         "{name}",
     )
+    price: PriceEntry | None = described("its price where no model lists it at this provider", None)
 
 
 class RuleEntry(Strict):

@@ -72,7 +72,7 @@ def explain_name(call: Call, plan: Plan | None) -> dict[str, Any] | None:
         return None
     model = found.model
     asked = list_asked(call, plan) if plan is not None else []
-    usable = plan.targets if plan is not None else ()
+    usable = {target.name for target in plan.targets} if plan is not None else set()
     costs = [Decimal(target["at_most_usd"]) for target in asked]
     return {
         "requested_model": call.requested_model,
@@ -85,7 +85,7 @@ def explain_name(call: Call, plan: Plan | None) -> dict[str, Any] | None:
         "left_out": [
             {"provider": target.provider.name, "model": target.model, "reason": name_reason(call, target)}
             for target in model.targets
-            if target not in usable
+            if target.name not in usable
         ],
         "at_most_usd": format_usd(max(costs)) if costs else None,
     }
@@ -111,7 +111,7 @@ def list_asked(call: Call, plan: Plan) -> list[dict[str, Any]]:
 
 def describe_step(name: str, decision: Decision) -> dict[str, Any]:
     """One step of the way: a name, the rule that decided, where it is written, and what it made of the name."""
-    asks = [{"provider": provider, "model": model} for provider, model in decision.asks]
+    asks = [{"provider": ask.provider, "model": ask.model} for ask in decision.asks]
     return {"name": name, "rule": decision.why, "place": decision.place, "use": decision.use, "ask": asks}
 
 
@@ -178,7 +178,7 @@ def render_request(call: Call, provider: Provider, model: str) -> dict[str, Any]
         translation = open_translation(call, surface, endpoint.format, describe_target(call, target))
         body = translation.render(provider.params.edits(translation.body, model))
     credential = Credential("masked", _MASKED)
-    origin, head = render_head(provider, credential, endpoint.path_for(target))
+    origin, head = render_head(provider, credential, endpoint.path_for(target, stream=call.stream))
     path = head.split(b" ", 2)[1].decode()
     shown = {name: "***" if isinstance(value, Secret) else value for name, value in provider.headers.items()}
     return {

@@ -8,7 +8,7 @@ to know the way.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from engine.config.naming import MAX_STEPS, Decision
+from engine.config.naming import MAX_STEPS, Ask, Decision
 from engine.config.snapshot import Model, Snapshot, Target
 
 
@@ -55,10 +55,10 @@ def _is_open(snapshot: Snapshot, name: str) -> bool:
     return provider is not None and provider.passthrough
 
 
-def _make_model(snapshot: Snapshot, name: str, here: str, asks: Iterable[tuple[str, str]]) -> Model:
+def _make_model(snapshot: Snapshot, name: str, here: str, asks: Iterable[Ask]) -> Model:
     """A model nobody listed. It bears the requested name: a key's globs and the record are about that."""
     policy = snapshot.default_policy
-    targets = tuple(_find_target(snapshot, provider, model_id, here) for provider, model_id in asks)
+    targets = tuple(_find_target(snapshot, ask, here) for ask in asks)
     return Model(
         name=name,
         aliases=(),
@@ -75,9 +75,11 @@ def _make_model(snapshot: Snapshot, name: str, here: str, asks: Iterable[tuple[s
     )
 
 
-def _find_target(snapshot: Snapshot, provider_name: str, model_id: str, name: str) -> Target:
+def _find_target(snapshot: Snapshot, ask: Ask, name: str) -> Target:
     """The target as some model lists it, with its price and limits; else a bare one."""
-    provider = snapshot.providers[provider_name]
-    sent = name if provider.simulator else model_id
-    listed = snapshot.listed.get(f"{provider_name}/{sent}")
-    return listed or Target(provider, sent, weight=1, prefill=False, price=None, context=None, output=None)
+    provider = snapshot.providers[ask.provider]
+    sent = name if provider.simulator else ask.model
+    listed = snapshot.listed.get(f"{provider.name}/{sent}")
+    return listed or Target(
+        provider, sent, weight=1, prefill=False, price=ask.price, context=None, output=None
+    )

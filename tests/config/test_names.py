@@ -32,14 +32,14 @@ def test_an_alias_of_a_table_is_found_like_the_model_itself(folder: Folder) -> N
     [
         ("aliases: {big: lage}", '2:11 aliases.big: leads to "lage", which no model has (did you mean "large"?)'),
         ("aliases: {a: b, b: c, c: a}", "2:11 aliases.a: leads in a circle: a -> b -> c -> a ..."),
-        ("aliases: {small: large}", '2:11 aliases.small: "small" is also a name of model "small" (models.d/m.yaml:6:3)'),
+        ("aliases: {small: large}", '2:11 aliases.small: "small" is also a name of model "small" (models.d/m.yaml:6:3)'),  # noqa: E501
         ("rules: [{match: old*, use: older}]", None),
         ("rules: [{match: old, use: older}]", '2:9 rules[0]: leads to "older", which no model has'),
-        ("rules: [{match: a*, use: b-1}, {match: b*, use: a-1}]", "2:9 rules[0]: leads in a circle: ax -> b-1 -> a-1 -> b-1 ..."),
-        ("rules: [{match: x*, ask: {provider: alfa}}]", '2:27 rules[0].ask.provider: no provider "alfa" (did you mean "alpha"?)'),
+        ("rules: [{match: a*, use: b-1}, {match: b*, use: a-1}]", "2:9 rules[0]: leads in a circle: ax -> b-1 -> a-1 -> b-1 ..."),  # noqa: E501
+        ("rules: [{match: x*, ask: {provider: alfa}}]", '2:27 rules[0].ask.provider: no provider "alfa" (did you mean "alpha"?)'),  # noqa: E501
         ("rules: [{match: x*, use: '{2}'}]", '2:9 rules[0]: "{2}" names a star that `match` does not have'),
         ("rules: [{match: x*}]", "2:9 rules[0]: one of `use` and `ask` is expected"),
-        ("rules: [{match: x*, use: large, ask: {provider: alpha}}]", "2:9 rules[0]: one of `use` and `ask` is expected"),
+        ("rules: [{match: x*, use: large, ask: {provider: alpha}}]", "2:9 rules[0]: one of `use` and `ask` is expected"),  # noqa: E501
         ("rule: []", '2:1 rule: unknown key (did you mean "rules"?)'),
     ],
 )  # fmt: skip

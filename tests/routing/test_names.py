@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from engine.call import Caller
-from engine.config.naming import MAX_STEPS, Naming, Rename, Rule, match_glob
+from engine.config.naming import MAX_STEPS, Ask, Naming, Rename, Rule, match_glob
 from engine.config.snapshot import Snapshot
 from engine.errors import NotAllowed, NotFound, Unpriced
 from engine.routing.names import follow_name
@@ -20,7 +20,7 @@ LARGE = make_model("large", make_target(OPEN, "vendor/Large", price=make_price("
 
 def make_rule(*globs: str, use: str = "", ignore_case: bool = False, **asks: str) -> Rule:
     pieces = tuple(tuple(glob.split("*")) for glob in globs)
-    return Rule(pieces, use, tuple(asks.items()), ignore_case, f"rule {globs[0]}", "n.yaml:1:1")
+    return Rule(pieces, use, tuple(Ask(*ask) for ask in asks.items()), ignore_case, "", "n.yaml:1:1")
 
 
 def name_by(*rules: Rule, first: tuple[Rule, ...] = (), **facts: object) -> Snapshot:
