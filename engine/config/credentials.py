@@ -26,7 +26,8 @@ def _list_keys(entry: AuthEntry) -> tuple[str, str, tuple[KeyEntry, ...]]:
 
 def _list_signing_keys(name: str, entries: tuple[SigningEntry, ...]) -> Iterator[Credential | Unset]:
     for index, entry in enumerate(entries):
-        values = (entry.access_key, entry.secret_key, entry.session_token, entry.region, entry.service)
+        token = entry.session_token or None  # an empty one is none
+        values = (entry.access_key, entry.secret_key, token, entry.region, entry.service)
         yield _find_unset(*values, entry.base_url) or Credential(
             f"{name}#{index}",
             _sure(entry.secret_key, Secret),
@@ -37,7 +38,7 @@ def _list_signing_keys(name: str, entries: tuple[SigningEntry, ...]) -> Iterator
                 _sure(entry.access_key, Secret),
                 _sure(entry.region, str),
                 _sure(entry.service, str),
-                None if entry.session_token is None else _sure(entry.session_token, Secret),
+                None if token is None else _sure(token, Secret),
             ),
         )
 

@@ -13,7 +13,7 @@ from engine.config.things import Assembled, Thing
 from engine.errors import Problem
 from engine.wire.templates import merge_trees
 
-OPTIONAL_PLACES = frozenset({"auth", "base_url"})
+OPTIONAL_PLACES = frozenset({"auth", "base_url", "variables"})
 """Where a provider may lack a value: it is then loaded as not configured."""
 SECRET_PLACES = {
     "provider": frozenset({"auth", "headers"}),

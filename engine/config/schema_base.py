@@ -66,6 +66,12 @@ def _read_secret(value: Any) -> Any:
     raise PydanticCustomError("secret", "text is expected, such as ${NAME_OF_A_VARIABLE}")
 
 
+def _read_plain_text(value: Any) -> Any:
+    if isinstance(value, str | Unset):
+        return value
+    raise PydanticCustomError("text", "text is expected")
+
+
 def _read_kind(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
@@ -77,6 +83,7 @@ _MONEY_SCHEMA = {
 
 Usd = Annotated[Decimal, PlainValidator(_read_money), PlainSerializer(str), WithJsonSchema(_MONEY_SCHEMA)]
 SecretText = Annotated[Secret | Unset, PlainValidator(_read_secret), WithJsonSchema(_TEXT_SCHEMA)]
+TextOrUnset = Annotated[str | Unset, PlainValidator(_read_plain_text), WithJsonSchema(_TEXT_SCHEMA)]
 Seconds = Annotated[float, Field(gt=0, le=604_800)]
 SecondsOrNone = Annotated[float, Field(ge=0, le=604_800)]
 Count = Annotated[int, Field(gt=0, le=2**53)]

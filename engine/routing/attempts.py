@@ -13,6 +13,7 @@ from engine.errors import InvalidRequest, UpstreamFailure, UpstreamTimedOut
 from engine.upstream.exchange import Continuation, Exchange, hide_secrets, render_body
 from engine.upstream.reply import Reply
 from engine.wire.answers import AnswerReader, SameWireAnswer, SameWireStream
+from engine.wire.look import Look
 from engine.wire.rescue import CONTINUE, RescueStream, Resumption, read_identity
 from engine.wire.translation import Translation, open_translation
 
@@ -74,8 +75,9 @@ class Attempts:
         try:
             endpoint = target.provider.endpoints[call.operation]
             body = self._render(target, endpoint, rescue)
+            passed = call.passed_headers if self._translation is None else ()
             upstream = await self._exchange.open(
-                target, endpoint, credential, body, clocks, stream=call.stream
+                target, endpoint, credential, body, clocks, stream=call.stream, passed=passed
             )
             try:
                 reader = self._choose_reader(upstream, target, endpoint, rescue)
@@ -178,13 +180,14 @@ class Attempts:
             if rescue is not None:
                 raise UpstreamFailure("broken_stream", "a whole answer cannot continue a stream")
             return self._translate(target, endpoint).reader(media_type)
-        if rescue is not None and isinstance(self.reader, SameWireStream | RescueStream):
+        look, begun = format.look, self.reader
+        if rescue is not None and isinstance(look, Look) and isinstance(begun, SameWireStream | RescueStream):
             call.rescued_by.append(target.name)
-            identity = read_identity(self.reader.first_read, format.look)
+            identity = read_identity(begun.first_read, look)
             resumption = Resumption(rescue.mode, identity, call.rescued_by, call.usage_asked)
-            return RescueStream(format, format.look, self.reader, resumption)
+            return RescueStream(format, look, begun, resumption)
         return SameWireStream(
-            format, format.look, hide_usage=not call.usage_asked, choices=count_choices(call.request)
+            format, look, hide_usage=not call.usage_asked, choices=count_choices(call.request)
         )
 
 

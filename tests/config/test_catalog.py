@@ -256,7 +256,7 @@ def test_a_misspelt_provider_is_told_with_place_and_near_name(folder: Folder) ->
 
 def test_all_problems_of_all_files_come_in_one_report_in_order(folder: Folder) -> None:
     problems = folder.refuse({
-        "gateway.yaml": "sever: {port: 1}\nsurfaces: {chat: openai-chatt}\n",
+        "gateway.yaml": "sever: {port: 1}\n",
         "providers.d/a.yaml": provider("alpha", "parms: {}\nauht: 1\n"),
         "providers.d/b.yaml": "provider: b\nformat: openai-chta\nbase_url: ftp://x\n",
         "providers.d/c.yaml": "provider: c\nprovider: d\n",

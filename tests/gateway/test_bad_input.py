@@ -133,7 +133,7 @@ def test_json_that_is_no_object_is_refused(client: httpx.Client, body: bytes) ->
         ({"messages": []}, "messages"),
         ({"messages": {}}, "messages"),
         ({"messages": "hi"}, "messages"),
-        ({"messages": [1, 2]}, "messages"),
+        ({"messages": [1, 2]}, "messages[0]"),
         ({"stream": "yes"}, "stream"),
         ({"stream": 1}, "stream"),
         ({"stream_options": []}, "stream_options"),
