@@ -13,6 +13,7 @@ from engine.errors import InvalidRequest, ProviderError
 from engine.wire.accepts import Accepts, compile_accepts
 from engine.wire.canonical import Event, Failed, UsageReported
 from engine.wire.doors import ClientSide, compile_client_side
+from engine.wire.event_look import EventLook, compile_event_look
 from engine.wire.expressions import TemplateFailed
 from engine.wire.framing import FRAME_WRITERS, MEDIA_TYPES, SPLITTERS, Splitter
 from engine.wire.look import Look, compile_look
@@ -124,7 +125,7 @@ class Format:
     done: bytes | None
     stream_flag: Mapping[str, Any]
     usage_request: Mapping[str, Any]
-    look: Look | None
+    look: Look | EventLook | None
     reads: frozenset[str]
     """The keys of a chat that its requests can express."""
     understands: frozenset[str]
@@ -173,6 +174,13 @@ class Format:
 
     def read_usage(self, doc: Any) -> Usage | None:
         return self._usage.read_usage(doc)
+
+    def read_counts(self, doc: Any) -> dict[str, Any] | None:
+        """What one event of a stream counts; `make_usage` is given the last of each."""
+        return self._usage.read_counts(doc)
+
+    def make_usage(self, counts: Mapping[str, Any]) -> Usage:
+        return self._usage.make_usage(counts)
 
     def read_error(self, status: int, doc: Any, text: str) -> ProviderError:
         return self._errors.read_error(status, doc, text)
@@ -364,9 +372,11 @@ class _Compiler:
                 self.refuse(("tables", name), "a mapping is expected")
         return {name: table for name, table in tables.items() if isinstance(table, Mapping)}
 
-    def compile_look(self) -> Look | None:
+    def compile_look(self) -> Look | EventLook | None:
         raw = self.section("look")
         try:
+            if "event" in raw:
+                return compile_event_look(raw)
             return compile_look(raw) if raw else None
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             self.refuse(("look",), f"cannot be compiled: {error!r}")

@@ -10,6 +10,7 @@ from typing import Any
 
 Doc = Any
 Getter = Callable[[Doc], Any]
+Steps = tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -26,6 +27,8 @@ class Seen:
     usage: Mapping[str, Any] | None = None
     empty: bool = False
     """No choice at all: a chunk that is there for its usage."""
+    last: bool = False
+    """Nothing comes after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class Look:
     text_unless: str
     """The key of a piece that is not the answer's text although it stands where text does."""
     plain_text: Callable[[Doc], str | None]
+    can_be_rescued: bool = True
 
     def read_event(self, doc: Mapping[str, Any]) -> Seen:
         """Everything there is to know about one streamed event."""
@@ -119,26 +123,26 @@ def compile_look(raw: Mapping[str, Any]) -> Look:
     """Compile a `look:` section (see providers.d/_formats/openai-chat.yaml)."""
     choices, finish = _name(raw.get("choices", "$.choices")), _name(raw.get("finish", "finish_reason"))
     usage, error, text = (
-        _steps(raw.get("usage", "$.usage")),
+        read_steps(raw.get("usage", "$.usage")),
         _name(raw.get("error", "$.error")),
-        _steps(raw["text"]),
+        read_steps(raw["text"]),
     )
     return Look(
         choices=choices,
         text=text,
-        carries=tuple(_steps(path) for path in raw.get("carries", ())),
-        thoughts=tuple(_steps(path) for path in raw.get("thoughts", ())),
+        carries=tuple(read_steps(path) for path in raw.get("carries", ())),
+        thoughts=tuple(read_steps(path) for path in raw.get("thoughts", ())),
         finish=finish,
         usage=usage,
         error=error,
         id=_name(raw.get("id", "$.id")),
         created=_name(raw.get("created", "$.created")),
         model=_name(raw.get("model", "$.model")),
-        answer_text=_steps(raw.get("plain_text", raw["text"])),
+        answer_text=read_steps(raw.get("plain_text", raw["text"])),
         error_finish=frozenset(raw.get("error_finish", ())),
         prompt_count=raw.get("prompt_count", "prompt_tokens"),
         completion_count=raw.get("completion_count", "completion_tokens"),
-        ends=tuple(_steps(path) for path in raw.get("ends", ())),
+        ends=tuple(read_steps(path) for path in raw.get("ends", ())),
         text_unless=raw.get("text_unless", ""),
         plain_text=_compile_plain_text(choices, text, finish, usage[0], error),
     )
@@ -188,7 +192,7 @@ def _compile_plain_text(
     return flat if len(text) == 1 else nested
 
 
-def _steps(path: str) -> tuple[str, ...]:
+def read_steps(path: str) -> Steps:
     return tuple(path.removeprefix("$.").split("."))
 
 

@@ -13,7 +13,11 @@ from typing import Any
 import orjson
 
 from engine.wire.call_ids import derive_id, fit_id
+from engine.wire.call_order import order_results
+from engine.wire.openapi_schemas import read_openapi_schema, write_openapi_schema
 from engine.wire.schemas import close_objects, inline_references, prune_schema
+from engine.wire.spellings import standard_base64
+from engine.wire.text_offsets import count_bytes_before
 from engine.wire.turns import (
     answer_open_calls,
     find_call_names,
@@ -181,6 +185,27 @@ def lacking(value: Any, *names: str) -> Any:
     return found or None
 
 
+def exclude(value: Any, *unwanted: Any) -> Any:
+    """The list without these values; nothing when none is left."""
+    return [item for item in value if item not in unwanted] or None if isinstance(value, list) else None
+
+
+@takes_table
+def cut_into_runs(value: Any, table: Mapping[Any, Any], *joined: str) -> Any:
+    """Items by whose turn they are: {role, items}. Neighbours of a role that is `joined` are one turn.
+
+    The table says the role of a type; an item of another type says its `role`, else it is the table's `default`.
+    """
+    runs: list[dict[str, Any]] = []
+    for item in value or ():
+        role = table.get(item.get("type")) or item.get("role") or table.get("default")
+        if runs and role in joined and runs[-1]["role"] == role:
+            runs[-1]["items"].append(item)
+        else:
+            runs.append({"role": role, "items": [item]})
+    return runs or None
+
+
 def replace(value: Any, old: str, new: str) -> Any:
     return value.replace(old, new) if isinstance(value, str) else None
 
@@ -340,6 +365,8 @@ VERBS: Mapping[str, Callable[..., Any]] = {
     "where": where,
     "where_not": where_not,
     "lacking": lacking,
+    "excluding": exclude,
+    "runs": cut_into_runs,
     "replaced": replace,
     "lower": lower,
     "upper": upper,
@@ -372,5 +399,10 @@ VERBS: Mapping[str, Callable[..., Any]] = {
     "derived_id": derive_id,
     "pruned_schema": prune_schema,
     "inlined_schema": inline_references,
+    "openapi_schema": write_openapi_schema,
+    "json_schema": read_openapi_schema,
+    "standard_base64": standard_base64,
+    "bytes_before": count_bytes_before,
+    "in_call_order": order_results,
     "closed_schema": close_objects,
 }
