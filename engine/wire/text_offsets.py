@@ -6,7 +6,7 @@ from typing import Any
 BYTE_PLACES = (("start_byte", "start"), ("end_byte", "end"))
 
 
-def count_bytes_before(text: Any, characters: Any) -> Any:
+def count_bytes_before(text: Any, characters: Any = None) -> Any:
     """How many bytes the first characters of the text take."""
     if not isinstance(text, str) or not isinstance(characters, int):
         return None

@@ -169,7 +169,8 @@ def test_a_messages_request_is_written_for_chat_completions() -> None:
 
 
 def test_results_of_calls_are_named_for_a_dialect_without_ids() -> None:
-    body = GEMINI.write_request(CHAT.read_request(REQUEST), {"model": "up"})
+    target = {"model": "up", "traits": {**GEMINI.traits, "call_ids": False}}
+    body = GEMINI.write_request(CHAT.read_request(REQUEST), target)
     assert body["contents"][2]["parts"] == [
         {"functionResponse": {"name": "look", "response": {"output": "a cat"}}},
         {"functionResponse": {"name": "wait", "response": {"output": "waited"}}},
