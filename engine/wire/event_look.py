@@ -15,7 +15,7 @@ has begun: its events are numbered and its blocks are open.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from engine.wire.look import Seen, Steps, follow, read_steps
 
@@ -36,7 +36,7 @@ class EventLook:
     errors: Places
     usage: tuple[Steps, ...]
     answer_text: Steps
-    can_be_rescued: bool = False
+    can_be_rescued: ClassVar[bool] = False
 
     def plain_text(self, doc: Any) -> str | None:
         """The text of an event that has nothing else."""

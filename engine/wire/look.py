@@ -6,7 +6,7 @@ nearly every event has (one choice, one piece of text) and leaves the rest to th
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 Doc = Any
 Getter = Callable[[Doc], Any]
@@ -54,7 +54,7 @@ class Look:
     text_unless: str
     """The key of a piece that is not the answer's text although it stands where text does."""
     plain_text: Callable[[Doc], str | None]
-    can_be_rescued: bool = True
+    can_be_rescued: ClassVar[bool] = True
 
     def read_event(self, doc: Mapping[str, Any]) -> Seen:
         """Everything there is to know about one streamed event."""

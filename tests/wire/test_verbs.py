@@ -193,6 +193,25 @@ def test_calls_without_ids_get_some_and_results_answer_them_in_order() -> None:
     assert len(set(calls)) == 3 and results[:3] == [calls[2], calls[0], calls[1]] and results[3] not in calls
 
 
+def test_items_are_cut_into_turns() -> None:
+    table = {"call": "assistant", "result": "tool", "default": "assistant"}
+    items = [
+        {"role": "user"},
+        {"role": "user"},
+        {"type": "message", "role": "assistant"},
+        {"type": "call"},
+        {"type": "other"},
+        {"type": "result"},
+    ]
+    runs = verbs.cut_into_runs(items, table, "assistant")
+    assert [(run["role"], len(run["items"])) for run in runs] == [
+        ("user", 1),
+        ("user", 1),
+        ("assistant", 3),
+        ("tool", 1),
+    ]
+
+
 def test_results_are_named_after_their_calls() -> None:
     turns: list[dict[str, Any]] = [
         {"role": "assistant", "parts": [{"type": "tool_call", "id": "a", "name": "f"}]},
@@ -202,7 +221,7 @@ def test_results_are_named_after_their_calls() -> None:
     assert "name" not in turns[1]["parts"][0]
 
 
-@pytest.mark.parametrize("verb", sorted(set(verbs.VERBS) - {"mapped", "banded", "renamed", "clamped"}))
+@pytest.mark.parametrize("verb", sorted(set(verbs.VERBS) - {"mapped", "banded", "renamed", "clamped", "runs"}))
 def test_every_verb_takes_nothing(verb: str) -> None:
     arguments = {"replaced": ("a", "b"), "default": (None,), "gather": ("x",), "pluck": ("x",), "where": ("x",),
                  "where_not": ("x",), "split": (",",)}  # fmt: skip
