@@ -5,6 +5,7 @@ Whatever needs the network or the database happens later, in the flusher.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Protocol
 
@@ -88,11 +89,11 @@ def measure_usage(call: Call, reader: AnswerReader | None) -> Usage | None:
         return None
     if isinstance(reader, RescueStream) and reader.shown_usage is not None:
         return reader.shown_usage
-    if reader.usage is not None:
-        return reader.usage
-    return Usage(
+    usage = reader.usage or Usage(
         input=estimate_input_tokens(call.request), output=count_delivered_tokens(reader.texts), estimated=True
     )
+    asked = call.door.format.read_asked_units(call.request)
+    return replace(usage, units={**asked, **usage.units}) if asked else usage
 
 
 def estimate_input_tokens(request: dict[str, Any]) -> int:
@@ -102,8 +103,10 @@ def estimate_input_tokens(request: dict[str, Any]) -> int:
     for message in messages if isinstance(messages, list) else ():
         content = message.get("content") if isinstance(message, dict) else None
         characters += _count_characters(content)
-    for name in ("prompt", "input"):
-        characters += _count_characters(request.get(name))
+    for name in ("prompt", "input", "texts", "query", "documents"):
+        value = request.get(name)
+        by_id = isinstance(value, list) and value and isinstance(value[0], int)
+        characters += 4 * len(value) if by_id else _count_characters(value)
     return -(-characters // 4)
 
 
@@ -116,6 +119,8 @@ def _count_characters(content: Any) -> int:
     for part in content:
         if isinstance(part, str):
             characters += len(part)
+        elif isinstance(part, list):  # ids of tokens
+            characters += 4 * len(part)
         elif isinstance(part, dict):
             text = part.get("text")
             characters += len(text) if isinstance(text, str) else 4000

@@ -10,6 +10,7 @@ from types import TracebackType
 from engine.call import Call
 from engine.config.snapshot import Limit, Policy
 from engine.policies.limits import Grant, HeaderPairs, Limiter
+from engine.wire.operations import WRITING
 
 Scopes = list[tuple[str, str, Limit]]
 
@@ -61,7 +62,7 @@ def reserve_tokens(call: Call, policy: Policy) -> int:
     """The estimate that is counted up front: the prompt and what the caller allows, never the model's limit."""
     request = call.request
     wanted = request.get("max_completion_tokens") or request.get("max_tokens")
-    if call.operation == "embeddings":
+    if call.operation not in WRITING:
         wanted = 0
     return call.input_estimate + (wanted if isinstance(wanted, int) else policy.assume_output_tokens)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.errors import ProviderError
 from engine.wire.paths import Getter, PathRefused, compile_path, split_plain_path
-from engine.wire.usage import CLASSES, UNITS, Usage, split_openai_usage
+from engine.wire.usage import CLASSES, NO_UNITS, UNITS, Usage, split_openai_usage
 
 Path = tuple[str | int, ...]
 Problems = list[tuple[Path, str]]
@@ -40,6 +40,11 @@ class UsageReader:
             else:
                 self._counts.append((name, _compile_count(paths, ("usage", "counts", name), problems)))
         self._spots, self._inner_spots = arrange_places(wanted)
+        self._asked: list[tuple[str, Getter]] = []
+        for name, paths in _as_mapping(raw.get("asked"), ("usage", "asked"), problems).items():
+            if name not in UNITS:
+                problems.append((("usage", "asked", name), f"not a unit ({', '.join(UNITS)})"))
+            self._asked.append((name, _compile_amount(paths, ("usage", "asked", name), problems)))
         self._outside = frozenset(_as_scalars(raw.get("outside"), ("usage", "outside"), problems))
         for name in self._outside - set(CLASSES):
             problems.append((("usage", "outside"), f"{name!r} is not a class of tokens"))
@@ -57,6 +62,13 @@ class UsageReader:
                 if counts:
                     return counts
         return None
+
+    def read_asked(self, body: Any) -> Mapping[str, Decimal]:
+        """Units that are known from the request."""
+        if not self._asked:
+            return NO_UNITS
+        found = ((name, read(body)) for name, read in self._asked)
+        return {name: amount for name, amount in found if amount is not None}
 
     def make_usage(self, counts: Mapping[str, Any]) -> Usage:
         """Disjoint classes of the counts."""

@@ -1,5 +1,6 @@
 """Each call is settled once: usage, cost, one record."""
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, cast
 
@@ -8,8 +9,11 @@ import pytest
 from engine.billing.books import Books, estimate_input_tokens, format_usd, measure_usage
 from engine.call import Attempt, Call, Caller
 from engine.wire.answers import AnswerReader
+from engine.wire.doors import Door
+from engine.wire.formats import compile_format
 from engine.wire.usage import Usage
 from tests.routing.things import DOOR, make_model, make_policy, make_price, make_snapshot, make_target
+from tests.wire.formats_at_hand import load_tree
 
 
 class Reader:
@@ -109,6 +113,21 @@ def test_what_nobody_reported_is_estimated_from_what_was_delivered() -> None:
     assert record["cost_usd"] == "0.04"
 
 
+def test_units_that_the_request_says_are_paid_where_no_answer_reports_them() -> None:
+    form = compile_format(
+        {**load_tree("openai-chat"), "usage": {"asked": {"characters": {"length": "$.input"}}}}
+    )
+    call = make_call()
+    call.door = Door(form, form.client.serves[0])
+    call.model = replace(
+        call.model, price=replace(make_price("0", "0"), units={"characters": Decimal("0.01")})
+    )  # type: ignore[type-var]
+    call.served = replace(call.served, price=None)  # type: ignore[type-var]
+    call.request = {"input": "abcde"}
+    record = settle(call, "ok", Reader(carries=True))
+    assert (record["tokens"]["characters"], record["cost_usd"]) == (5, "0.05")
+
+
 def test_a_call_without_an_answer_used_nothing() -> None:
     record = settle(make_call(), "error", Reader())
     assert (record["usage_source"], record["tokens"], record["cost_usd"]) == ("none", {}, "0")
@@ -118,7 +137,9 @@ def test_a_call_without_an_answer_used_nothing() -> None:
 def test_a_refusal_before_a_model_was_found_is_told_but_not_recorded() -> None:
     paper, told, call = Paper(), list[str](), make_call()
     call.model = None
-    Books(paper, lambda: 6.0, (lambda call, record, written: told.append(record["status"]),)).settle(call, "error")
+    Books(paper, lambda: 6.0, (lambda call, record, written: told.append(record["status"]),)).settle(
+        call, "error"
+    )
     assert (paper.ended, told) == ([], ["error"])
 
 
@@ -133,6 +154,9 @@ def test_a_refusal_before_a_model_was_found_is_told_but_not_recorded() -> None:
         ({"messages": "odd"}, 0),
         ({"input": ["abcd", "efgh"]}, 2),
         ({"prompt": "abcde"}, 2),
+        ({"input": [7, 8, 9]}, 3),
+        ({"input": [[7, 8], [9]]}, 3),
+        ({"query": "abcd", "documents": ["abcd", {"text": "abcd"}]}, 3),
     ],
 )
 def test_the_input_is_estimated_whatever_its_shape(request_body: dict[str, Any], tokens: int) -> None:
