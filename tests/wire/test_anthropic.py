@@ -14,7 +14,8 @@ from anthropic.types import Message, RawMessageStreamEvent
 from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 
-from engine.errors import InvalidRequest, ProviderError
+from engine.errors import InvalidRequest, ProviderError, UpstreamFailure
+from engine.wire.answers import AnswerReader, SameWireAnswer, SameWireStream
 from engine.wire.canonical import BlockEnded, BlockStarted, Event, Failed, Finished, Started, UsageReported
 from engine.wire.streams import fold, unfold
 from engine.wire.usage import Usage
@@ -380,6 +381,40 @@ def show_block(part: dict[str, Any]) -> Any:
     return part["block"] | asked
 
 
+def new_same_wire_stream() -> SameWireStream:
+    assert MESSAGES.look is not None
+    return SameWireStream(MESSAGES, MESSAGES.look, hide_usage=False)
+
+
+def check_same_wire(reader: AnswerReader, pieces: list[bytes]) -> None:
+    """On its own wire an answer passes byte for byte, and its usage is read."""
+    passed = b"".join(reader.feed(piece) for piece in pieces)
+    passed += b"" if reader.ended else reader.close()
+    raw = b"".join(pieces)
+    assert passed + reader.tail == raw and reader.ended and reader.damaged == 0
+    events = (
+        read_stream(MESSAGES, [raw]) if raw.startswith(b"event") else MESSAGES.read_reply(orjson.loads(raw))
+    )
+    assert reader.usage == [event for event in events if isinstance(event, UsageReported)][-1].usage
+
+
+def test_a_stream_on_its_own_wire_is_read_for_text_usage_and_its_end() -> None:
+    (case,) = [param.values[0] for param in load_golden("answers") if "stream" in param.values[0]]
+    raw, reader = say(case["stream"]), new_same_wire_stream()
+    check_same_wire(reader, [raw[at : at + 9] for at in range(0, len(raw), 9)])
+    assert "".join(reader.texts) == "Looking." and reader.carries
+    start = case["stream"][:11]
+    failing = say([*start, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}])
+    for size in (60, len(failing)):
+        broken = new_same_wire_stream()
+        try:
+            for at in range(0, len(failing), size):
+                broken.feed(failing[at : at + size])
+        except UpstreamFailure as failure:
+            broken.failure = failure
+        assert broken.failure is not None and broken.failure.kind == "503"
+
+
 @pytest.mark.skipif(not RECORDED.is_dir(), reason="the recordings are not here")
 @pytest.mark.parametrize("exchange", list(find_cassettes()))
 def test_a_recorded_exchange_is_read_and_told_everywhere(exchange: dict[str, Any]) -> None:
@@ -390,9 +425,12 @@ def test_a_recorded_exchange_is_read_and_told_everywhere(exchange: dict[str, Any
         assert orjson.dumps(form.write_request(chat, {"model": "m", "traits": form.traits}))
     if not body.get("stream"):
         check_everywhere(MESSAGES.read_reply(orjson.loads(raw)))
+        check_same_wire(SameWireAnswer(MESSAGES), [raw])
         return
     events = read_stream(MESSAGES, [raw])
     check_everywhere(events)
+    for size in (1, 700, len(raw)):
+        check_same_wire(new_same_wire_stream(), [raw[at : at + size] for at in range(0, len(raw), size)])
     assert read_stream(MESSAGES, [raw[at : at + 1] for at in range(len(raw))]) == events
     cuts = [at + 2 for at in range(len(raw)) if raw[at : at + 2] == b"\n\n"]
     bounds = sorted({0, *cuts[::3], len(raw)})
