@@ -1,8 +1,8 @@
 """Which leaves of a provider's file no example touches.
 
 A leaf is touched when the file's examples no longer all hold once it is left out (where it may not be left out alone,
-together with what is around it). So each leaf is tried: the file without it is validated, built and its examples are run. That costs
-some milliseconds a leaf and is done by `gatewayz check` only.
+together with what is around it). So each leaf is tried: the file without it is validated, built, and its examples are
+run. That costs some milliseconds a leaf and is done by `gatewayz check` only.
 """
 
 from collections.abc import Callable, Iterator
@@ -100,10 +100,11 @@ def _is_touched(tree: dict[str, Any], path: TreePath, judge: Verdict) -> bool:
 
 
 def _without(tree: dict[str, Any], path: TreePath) -> dict[str, Any]:
+    """A list or mapping that would be empty then goes with it: it says nothing, or something else."""
     changed = deepcopy(tree)
     holder = _find_holder(changed, path)
     del holder[path[-1]]
-    return changed
+    return changed if holder or len(path) == 1 else _without(tree, path[:-1])
 
 
 def _with_another(tree: dict[str, Any], path: TreePath) -> dict[str, Any]:
