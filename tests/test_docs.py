@@ -190,7 +190,7 @@ def worker(tmp_path: Path) -> Iterator[WorkerApp]:
 
 
 def test_every_route_is_described(worker: WorkerApp) -> None:
-    routes = {f"POST {path}" for path in worker.asgi.doors}
+    routes = {f"POST {path}" for path in worker.asgi.inference.list_paths()}
     routes |= {f"{method} {path}" for path, methods in worker.asgi.exact.items() for method in methods}
     routes |= {
         f"{method} {path}{{id}}" for path, methods in worker.asgi.prefixes.items() for method in methods

@@ -6,6 +6,7 @@ and writes replies, streams and errors. `compile_format` finds all problems of a
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any
 
@@ -58,7 +59,7 @@ SECTIONS: Mapping[str, str] = {
     "stream_flag": "merged into a request that wants a stream",
     "ask_usage": "merged into a streamed request so that it reports usage",
     "look": "where same-wire traffic is read",
-    "usage": "where tokens and units are counted: from, counts, outside",
+    "usage": "where tokens and units are counted: from, counts, outside, asked",
     "errors": "where errors are: message, type, code, param, their kinds, and marks inside good answers",
     "tables": "named tables for the filters mapped, banded, renamed",
     "fragments": "named trees for $use",
@@ -181,6 +182,10 @@ class Format:
 
     def make_usage(self, counts: Mapping[str, Any]) -> Usage:
         return self._usage.make_usage(counts)
+
+    def read_asked_units(self, body: Any) -> Mapping[str, Decimal]:
+        """Units that a client's body itself says, such as the characters that are to be spoken."""
+        return self._usage.read_asked(body)
 
     def read_error(self, status: int, doc: Any, text: str) -> ProviderError:
         return self._errors.read_error(status, doc, text)
@@ -370,7 +375,7 @@ class _Compiler:
         for name, table in tables.items():
             if not isinstance(table, Mapping):
                 self.refuse(("tables", name), "a mapping is expected")
-        return {name: table for name, table in tables.items() if isinstance(table, Mapping)}
+        return {name: _with_numbers(table) for name, table in tables.items() if isinstance(table, Mapping)}
 
     def compile_look(self) -> Look | EventLook | None:
         raw = self.section("look")
@@ -493,6 +498,12 @@ class _Compiler:
         except (PathRefused, TypeError) as error:
             self.refuse(path, str(error))
             return compile_first("$.error")
+
+
+def _with_numbers(table: Mapping[Any, Any]) -> dict[Any, Any]:
+    """A file's keys are texts; a table is looked up by statuses and budgets, too."""
+    numbers = {int(key): value for key, value in table.items() if isinstance(key, str) and key.isdecimal()}
+    return {**table, **numbers}
 
 
 def _read_only_key(doc: Any) -> Any:

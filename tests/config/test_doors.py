@@ -62,3 +62,17 @@ def test_a_format_over_another_serves_nothing_of_its_own_accord(folder: Folder) 
     assert folder.load(files).formats["a"].client.serves == ()
     files = {"providers.d/_formats/a.yaml": "format: openai-chat\nextends: openai-chat\n"}
     assert len(folder.load(files).formats["openai-chat"].client.serves) == 2
+
+
+def test_numbers_are_found_in_tables_of_a_file(folder: Folder) -> None:
+    more = """
+    tables: {kind: {400: bad, "429": slow, default: other}, size: {0: small, 100: large}}
+    """
+    text = form("a", "/x", more).replace(
+        "write_error: {}",
+        "write_error: [\"{{ error.status | mapped('kind') }}\", \"{{ error.status | banded('size') }}\"]",
+    )
+    format = folder.load({"providers.d/_formats/a.yaml": text}).formats["a"]
+    assert format.write_error({"status": 400}) == ["bad", "large"]
+    assert format.write_error({"status": 429}) == ["slow", "large"]
+    assert format.write_error({"status": 5}) == ["other", "small"]
