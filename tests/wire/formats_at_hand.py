@@ -9,7 +9,7 @@ import orjson
 from ruamel.yaml import YAML
 
 from engine.wire.canonical import Event
-from engine.wire.formats import Format, compile_format
+from engine.wire.formats import Format, compile_format, merge_trees
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "providers.d" / "_formats"
@@ -38,9 +38,11 @@ WILLING: Mapping[str, Any] = {
 
 @lru_cache
 def load_tree(name: str) -> Any:
-    """The plain tree of a format; shared, so tests lay changes over a copy."""
+    """The plain tree of a format, over what it extends; shared, so tests lay changes over a copy."""
     path = SHIPPED / f"{name}.yaml"
-    return YAML(typ="safe").load((path if path.exists() else OTHERS / f"{name}.yaml").read_text())
+    tree = YAML(typ="safe").load((path if path.exists() else OTHERS / f"{name}.yaml").read_text())
+    base = tree.pop("extends", None)
+    return tree if base is None else merge_trees(load_tree(base), tree)
 
 
 @lru_cache

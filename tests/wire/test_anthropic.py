@@ -325,6 +325,49 @@ def test_an_error_of_a_provider_is_of_a_kind(type_: str, message: str, status: i
     assert MESSAGES.kind_of_error(status, error) == kind
 
 
+# --- the same wire elsewhere, and the count of a prompt's tokens
+
+
+BODY: dict[str, Any] = {
+    "model": "m",
+    "max_tokens": 50,
+    "stream": True,
+    "system": "Be brief.",
+    "messages": [{"role": "user", "content": "hi"}],
+    "metadata": {"user_id": "u"},
+}
+
+
+def test_on_vertex_the_model_is_not_in_the_body_and_the_version_is() -> None:
+    form = load_format("vertex-anthropic")
+    sent = form.write_request(MESSAGES.read_request(BODY), {"model": "claude@1", "traits": form.traits})
+    assert sent == {k: v for k, v in BODY.items() if k != "model"} | {
+        "anthropic_version": "vertex-2023-10-16"
+    }
+    assert form.stream_path.endswith(":streamRawPredict") and not form.client.serves
+    google = {"error": {"code": 429, "message": "Quota exceeded", "status": "RESOURCE_EXHAUSTED"}}
+    assert form.read_error(429, google, "").message == "Quota exceeded"
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("anthropic-count-tokens", {"model": "up"}),
+        ("vertex-anthropic-count-tokens", {"model": "up", "anthropic_version": "vertex-2023-10-16"}),
+    ],
+)
+def test_a_count_is_asked_for_without_what_shapes_the_answer(name: str, more: dict[str, Any]) -> None:
+    form, count = load_format(name), load_format("anthropic-count-tokens")
+    asked = {k: v for k, v in BODY.items() if k in ("model", "system", "messages")}
+    sent = form.write_request(count.read_request(asked), {"model": "up", "traits": form.traits})
+    assert sent == {k: v for k, v in asked.items() if k != "model"} | more
+    events = form.read_reply({"input_tokens": 7})
+    assert form.read_usage({"input_tokens": 7}) == Usage(input=7)
+    assert count.write_reply(events, {}) == {"input_tokens": 7}
+    with pytest.raises(InvalidRequest, match="messages"):
+        count.read_request({"model": "m"})
+
+
 # --- recordings
 
 
