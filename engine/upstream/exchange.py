@@ -46,7 +46,9 @@ def render_body(
     """The body to send on the caller's own wire: the client's bytes with only the declared changes."""
     provider, request = target.provider, call.request
     edits: dict[str, Any] = provider.params.edits(request, target.model)
-    if call.requested_model != target.model or may_name_twice(call.body, b"model"):
+    if not call.door.names_model and (
+        call.requested_model != target.model or may_name_twice(call.body, b"model")
+    ):
         edits["model"] = target.model
     if call.stream and not call.usage_asked and provider.stream_usage == "ask":
         edits |= ask_for_usage(request, endpoint.format.usage_request)
