@@ -6,7 +6,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from engine.errors import ProviderError
-from engine.wire.paths import Getter, PathRefused, compile_path, split_plain_path
+from engine.wire.paths import Getter, PathRefused, RowsGetter, compile_path, compile_rows, split_plain_path
 from engine.wire.usage import CLASSES, NO_UNITS, UNITS, Usage, split_openai_usage
 
 Path = tuple[str | int, ...]
@@ -146,7 +146,7 @@ def _counts_reasoning_apart(counts: Mapping[str, Any]) -> bool:
 
 
 def _compile_count(paths: Any, where: Path, problems: Problems) -> Getter:
-    """A path, several of which the first counts, or `{sum: [paths], less: [paths]}`."""
+    """A path, several of which the first counts, or `{sum: [paths], less: [paths]}`; `[*]` sums all that are there."""
     if isinstance(paths, Mapping):
         return _compile_sum(paths, where, problems)
     getters = _compile_paths(paths, where, problems)
@@ -162,16 +162,27 @@ def _compile_count(paths: Any, where: Path, problems: Problems) -> Getter:
 
 
 def _compile_sum(paths: Mapping[str, Any], where: Path, problems: Problems) -> Getter:
-    summed = _compile_paths(paths.get("sum", ()), (*where, "sum"), problems)
+    summed = _compile_summands(paths.get("sum", ()), (*where, "sum"), problems)
     taken_off = _compile_paths(paths.get("less", ()), (*where, "less"), problems)
 
     def read_sum(doc: Any) -> int | None:
-        found = _sum(_as_count(read(doc)) for read in summed)
+        found = _sum(_as_count(value) for read in summed for value in read(doc))
         if found is None or not taken_off:
             return found
         return max(0, found - (_sum(_as_count(read(doc)) for read in taken_off) or 0))
 
     return read_sum
+
+
+def _compile_summands(paths: Any, where: Path, problems: Problems) -> list[RowsGetter]:
+    rows = [path for path in _as_list(paths) if "[*]" in str(path)]
+    getters = _compile_paths([path for path in _as_list(paths) if path not in rows], where, problems)
+    single: list[RowsGetter] = [lambda doc, read=read: [read(doc)] for read in getters]  # type: ignore[misc]
+    try:
+        return [*single, *(compile_rows(path) for path in rows)]
+    except PathRefused as refused:
+        problems.append((where, str(refused)))
+        return single
 
 
 def _compile_amount(paths: Any, where: Path, problems: Problems) -> Getter:
