@@ -105,8 +105,10 @@ def estimate_input_tokens(request: dict[str, Any]) -> int:
         characters += _count_characters(content)
     for name in ("prompt", "input", "texts", "query", "documents"):
         value = request.get(name)
-        by_id = isinstance(value, list) and value and isinstance(value[0], int)
-        characters += 4 * len(value) if by_id else _count_characters(value)
+        if isinstance(value, list) and value and isinstance(value[0], int):
+            characters += 4 * len(value)
+        else:
+            characters += _count_characters(value)
     return -(-characters // 4)
 
 
