@@ -130,7 +130,10 @@ def _limit(spec: ChosenModel, limits: dict[str, int]) -> dict[str, int]:
 
 def _smaller(own: dict[str, int], usual: dict[str, int]) -> dict[str, int]:
     """Limits of a target that differ from the model's."""
-    return own if own.get("context") and own != usual else {}
+    context, output = own.get("context", 0), own.get("output", usual.get("output", 0))
+    if not context or (own.get("output") == usual.get("output") and context == usual.get("context")):
+        return {}
+    return {"context": context, "output": min(output, context)} if output else {"context": context}
 
 
 def _spell_price(price: PriceEntry) -> dict[str, str]:

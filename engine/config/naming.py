@@ -55,7 +55,8 @@ class Rule:
     why: str
     place: str
 
-    def decide(self, name: str) -> Decision | None:
+    def decide(self, requested: str) -> Decision | None:
+        name = requested.strip() if self.ignore_case else requested
         for pieces in self.globs:
             stars = match_glob(pieces, name, self.ignore_case)
             if stars is not None:
