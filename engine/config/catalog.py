@@ -5,7 +5,7 @@ not change is taken over from the build before (`Memo`), so that a reload costs 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from engine.config.endpoints import (
     list_traits,
 )
 from engine.config.entries import Entry
+from engine.config.examples import Stage
 from engine.config.name_book import NameBook
 from engine.config.naming import Naming
 from engine.config.notes import Built, Memo, Notes
@@ -110,6 +111,15 @@ class Catalog:
             return None
         value: Provider | None = self._make_builder(entry).build().value
         return value
+
+    def set_stage(self, entry: Entry) -> Stage:
+        """What the examples of a provider need."""
+
+        def fill(variables: Mapping[str, str]) -> Provider | None:
+            filled = {**entry.spec.variables, **variables}
+            return self.try_provider(replace(entry, spec=entry.spec.model_copy(update={"variables": filled})))
+
+        return Stage(self.surfaces, self.formats, fill)
 
     def _make_builder(self, entry: Entry) -> ProviderBuilder:
         server = (self.gateway.server.host, self.gateway.server.port)

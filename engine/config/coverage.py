@@ -13,7 +13,7 @@ from typing import Any
 from engine.config.catalog import Catalog
 from engine.config.describe import TreePath
 from engine.config.entries import Entry, make_entry
-from engine.config.examples import Dialects, holds
+from engine.config.examples import holds
 from engine.config.references import Values
 from engine.config.things import assemble
 from engine.errors import Problem
@@ -52,7 +52,7 @@ class Trial:
         provider = self.catalog.try_provider(entry)
         if provider is None:
             return None
-        return holds(provider, entry.spec, Dialects(self.catalog.surfaces, self.catalog.formats))
+        return holds(provider, entry.spec, self.catalog.set_stage(entry))
 
 
 def list_untouched(entry: Entry, judge: Verdict) -> list[Problem]:

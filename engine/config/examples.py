@@ -1,12 +1,12 @@
 """Whether a provider file's executable examples hold."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from engine.config.describe import TreePath, suggest
 from engine.config.entries import Entry
-from engine.config.rehearsal import Heard, Sent, hear, show_sent
+from engine.config.rehearsal import Asked, Heard, Sent, hear, show_sent
 from engine.config.schema_examples import ExampleEntry, ReadEntry, SentEntry
 from engine.config.schema_provider import ProviderFile
 from engine.config.snapshot import Provider, Target
@@ -30,43 +30,54 @@ def tell_operation(body: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Dialects:
-    """The formats that requests of examples are written in: by operation where an example names none, and by name."""
+class Stage:
+    """What examples of one provider need beside it."""
 
     common: Mapping[str, Format]
-    by_name: Mapping[str, Format]
+    """By operation: the format of requests that name none."""
+    formats: Mapping[str, Format]
+    fill: Callable[[Mapping[str, str]], Provider | None]
+    """The provider with these values for its `variables`."""
 
 
-def run_examples(entry: Entry, provider: Provider, dialects: Dialects) -> list[Problem]:
+def run_examples(entry: Entry, provider: Provider, stage: Stage) -> list[Problem]:
     """Every example of the provider's file that does not hold."""
     spec: ProviderFile = entry.spec
     problems: list[Problem] = []
     for index, example in enumerate(spec.examples):
         path: TreePath = ("examples", index)
-        said = _judge(example, provider, dialects)
+        said = _judge(example, provider, stage)
         problems += [entry.problem((*path, *at), message) for at, message in said]
     return problems
 
 
-def holds(provider: Provider, spec: ProviderFile, dialects: Dialects) -> bool:
+def holds(provider: Provider, spec: ProviderFile, stage: Stage) -> bool:
     """Whether every example does."""
-    return not any(next(_judge(each, provider, dialects), None) for each in spec.examples)
+    return not any(next(_judge(each, provider, stage), None) for each in spec.examples)
 
 
-def _judge(example: ExampleEntry, provider: Provider, dialects: Dialects) -> Said:
+def _judge(example: ExampleEntry, provider: Provider | None, stage: Stage) -> Said:
+    if example.variables:
+        provider = stage.fill(example.variables)
+    if provider is None:
+        yield ("variables",), "the provider cannot be built with these"
+        return
     for operation in example.lacks:
         if operation in provider.endpoints:
             yield ("lacks",), f"the provider serves {operation}"
     if example.lists is not None and example.answers is not None:
         yield from _judge_listing(example.lists, provider, example.answers.body)
-    if example.given is None and example.reads is None:
-        return
-    operation = example.operation or _find_operation(example, dialects)
+    if example.given is not None or example.reads is not None:
+        yield from _judge_exchange(example, provider, stage)
+
+
+def _judge_exchange(example: ExampleEntry, provider: Provider, stage: Stage) -> Said:
+    operation = example.operation or _find_operation(example, provider, stage)
     if operation not in provider.endpoints:
         yield ("operation",) if example.operation else (), f"the provider does not serve {operation}"
         return
     if example.given is not None:
-        yield from _judge_request(example, provider, operation, dialects)
+        yield from _judge_request(example, provider, operation, stage)
     if example.reads is not None and example.answers is not None:
         answers = example.answers
         heard = hear(provider.endpoints[operation].format, answers.status, answers.body, answers.stream)
@@ -74,25 +85,29 @@ def _judge(example: ExampleEntry, provider: Provider, dialects: Dialects) -> Sai
             yield from _compare_heard(example.reads, each, whole=number == 0)
 
 
-def _find_operation(example: ExampleEntry, dialects: Dialects) -> str:
-    if example.as_ in dialects.by_name:
-        return dialects.by_name[example.as_].operation
-    return tell_operation(example.given or {"messages": ()})
+def _find_operation(example: ExampleEntry, provider: Provider, stage: Stage) -> str:
+    """As the format of `given` says, else what the body looks like, else the first that the provider serves."""
+    if example.as_ in stage.formats:
+        return stage.formats[example.as_].operation
+    if example.given is not None:
+        return tell_operation(example.given)
+    return next(iter(provider.endpoints), "chat")
 
 
-def _judge_request(example: ExampleEntry, provider: Provider, operation: str, dialects: Dialects) -> Said:
-    name = example.as_
-    surface = dialects.common.get(operation) if name is None else dialects.by_name.get(name)
+def _judge_request(example: ExampleEntry, provider: Provider, operation: str, stage: Stage) -> Said:
+    name, given = example.as_, example.given or {}
+    surface = stage.common.get(operation) if name is None else stage.formats.get(name)
     if surface is None:
         yield (
             ("as",),
-            f'no wire format "{name or operation}"{suggest(name or operation, list(dialects.by_name))}',
+            f'no wire format "{name or operation}"{suggest(name or operation, list(stage.formats))}',
         )
         return
-    given = example.given or {}
-    target = Target(provider, str(given.get("model", "")), 1, False, None, None, None, traits=example.traits)
+    model = example.model or str(given.get("model", ""))
+    target = Target(provider, model, 1, False, None, None, None, traits=example.traits)
+    stream = given.get("stream") is True if example.stream is None else example.stream
     try:
-        sent = show_sent(target, surface, operation, given, example.continues)
+        sent = show_sent(target, Asked(operation, surface, given, stream, example.continues))
     except (GatewayError, NotImplementedError) as error:
         yield ("given",), str(error)
         return
@@ -110,6 +125,8 @@ def _judge_listing(expected: tuple[dict[str, Any], ...], provider: Provider, doc
 
 
 def _compare_sent(expected: SentEntry, sent: Sent) -> Said:
+    if expected.url is not None and expected.url != sent.url:
+        yield ("sends", "url"), f"the address is {sent.url}"
     if expected.path is not None and expected.path != sent.path:
         yield ("sends", "path"), f"the path is {sent.path}"
     if expected.body is not None:

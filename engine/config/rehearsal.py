@@ -23,6 +23,7 @@ from engine.wire.usage import Usage
 class Sent:
     """A request as a provider would get it; secret headers are masked."""
 
+    url: str
     path: str
     body: dict[str, Any]
     headers: dict[str, str]
@@ -38,39 +39,45 @@ class Heard:
     kind: str | None = None
 
 
-def show_sent(
-    target: Target, surface: Format, operation: str, body: Mapping[str, Any], delivered: str | None = None
-) -> Sent:
-    """The request for `body` at `target`; `delivered` is what a stream said before it was cut."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a client wants: a body in a dialect, perhaps as a stream, perhaps going on from what was `delivered`."""
+
+    operation: str
+    surface: Format
+    body: Mapping[str, Any]
+    stream: bool
+    delivered: str | None = None
+
+
+def show_sent(target: Target, asked: Asked) -> Sent:
+    """The request at `target` for what was asked."""
     provider = target.provider
-    endpoint = provider.endpoints[operation]
-    same_wire = endpoint.format.name == surface.name
-    sent = dict(body) if same_wire else _translate(target, endpoint, surface, body)
+    endpoint = provider.endpoints[asked.operation]
+    same_wire = endpoint.format.name == asked.surface.name
+    sent = dict(asked.body) if same_wire else _translate(target, endpoint, asked)
     edits = provider.params.edits(sent, target.model)
-    if body.get("stream") is True and provider.stream_usage == "ask":
+    if asked.stream and provider.stream_usage == "ask":
         edits |= ask_for_usage(sent, endpoint.format.usage_request)
-    if delivered is not None:
-        edits |= continue_answer(sent, provider.prefill or {}, delivered)
+    if asked.delivered is not None:
+        edits |= continue_answer(sent, provider.prefill or {}, asked.delivered)
     sent = {name: value for name, value in {**sent, **edits}.items() if value is not DROPPED}
-    path = endpoint.path_for(target, stream=body.get("stream") is True)
-    return Sent(path, sent, _show_headers(provider))
+    path = endpoint.path_for(target, stream=asked.stream)
+    return Sent(provider.base_url + path, path, sent, _show_headers(provider))
 
 
-def _translate(
-    target: Target, endpoint: Endpoint, surface: Format, body: Mapping[str, Any]
-) -> dict[str, Any]:
-    stream = body.get("stream") is True
+def _translate(target: Target, endpoint: Endpoint, asked: Asked) -> dict[str, Any]:
     facts = {
         "model": target.model,
         "provider": target.provider.name,
         "asks_usage": target.provider.stream_usage == "ask",
-        "stream": stream,
+        "stream": asked.stream,
         "limits": {"output": target.output, "context": target.context},
         "traits": endpoint.traits_of(target),
     }
-    chat = surface.read_request(dict(body))
+    chat = asked.surface.read_request(dict(asked.body))
     written = endpoint.format.write_request({**chat, "model": target.model}, facts)
-    return {**written, **endpoint.format.stream_flag} if stream else dict(written)
+    return {**written, **endpoint.format.stream_flag} if asked.stream else dict(written)
 
 
 def _show_headers(provider: Provider) -> dict[str, str]:

@@ -19,7 +19,7 @@ from engine.config.build import build_server
 from engine.config.catalog import Catalog
 from engine.config.coverage import Trial, list_untouched
 from engine.config.entries import Entry, make_entry, make_gateway_entry
-from engine.config.examples import Dialects, run_examples
+from engine.config.examples import run_examples
 from engine.config.files import (
     DEFAULT_FOLDERS,
     Rank,
@@ -342,11 +342,10 @@ def _make_entry(chain: tuple[Thing, ...], problem: Problem | None, values: Value
 
 def _run_all_examples(catalog: Catalog, entries: Mapping[str, Entry], memo: Memo) -> list[Problem]:
     problems: list[Problem] = []
-    dialects = Dialects(catalog.surfaces, catalog.formats)
     compiled = tuple(catalog.formats.values())
     for name, provider in catalog.providers.items():
         key = ("examples", provider, compiled)
-        run = partial(run_examples, entries[name], provider, dialects)
+        run = partial(run_examples, entries[name], provider, catalog.set_stage(entries[name]))
         problems += memo.get(key, run)
     return problems
 

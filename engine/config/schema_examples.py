@@ -11,6 +11,7 @@ from engine.wire.operations import Operation
 
 class SentEntry(Strict):
     path: str | None = described("the path below base_url", None)
+    url: str | None = described("the whole address; for examples with `variables`", None)
     body: dict[str, Any] | None = described("the whole body", None)
     headers: dict[str, str] = described(
         "headers that must be among those sent; a credential is shown as `***`", {}
@@ -47,6 +48,8 @@ class ExampleEntry(Strict):
     as_: Name | None = described(
         "the wire format of `given`; default: as callers of the operation speak", None, alias="as"
     )
+    model: str | None = described("the provider's id of the model; default: the one in `given`", None)
+    stream: bool | None = described("whether a stream is asked for; default: what `given` says", None)
     operation: Operation | None = described("default: told from `given`", None)
     traits: dict[str, Any] = described("traits of the model that is asked", {})
     variables: dict[str, str] = described(

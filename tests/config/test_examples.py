@@ -3,7 +3,7 @@
 import pytest
 
 from engine.config.examples import list_differences, tell_operation
-from engine.config.rehearsal import show_sent
+from engine.config.rehearsal import Asked, show_sent
 from engine.config.snapshot import Target
 from tests.config.conftest import Folder, provider
 
@@ -93,7 +93,8 @@ def test_secret_headers_are_masked_in_what_is_shown(folder: Folder) -> None:
     folder.environ = {"TEAM": "hush"}
     snapshot = folder.load({"providers.d/a.yaml": provider(more='headers: {x-team: "${TEAM}"}')})
     target = Target(snapshot.providers["alpha"], "m", 1, False, None, None, None)
-    sent = show_sent(target, snapshot.surfaces["chat"], "chat", {"model": "m", "messages": []})
+    asked = Asked("chat", snapshot.surfaces["chat"], {"model": "m", "messages": []}, stream=False)
+    sent = show_sent(target, asked)
     assert sent.headers == {"x-team": "***", "authorization": "Bearer ***"}
 
 
