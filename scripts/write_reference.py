@@ -17,6 +17,7 @@ from engine.cli import build_parser
 from engine.config.schema import ModelsFile
 from engine.config.schema_base import PriceEntry
 from engine.config.schema_gateway import DEFAULT_TREE, GatewayFile
+from engine.config.schema_names import NamesFile
 from engine.config.schema_policy import PolicyFile
 from engine.config.schema_provider import ProviderFile
 from engine.wire.formats import SECTIONS
@@ -30,6 +31,7 @@ FILES: Mapping[str, type[BaseModel]] = {
     "gateway": GatewayFile,
     "provider": ProviderFile,
     "model": ModelsFile,
+    "names": NamesFile,
     "policy": PolicyFile,
 }
 ELSEWHERE = {PriceEntry.__name__: "models.NAME.price"}

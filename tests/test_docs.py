@@ -24,6 +24,7 @@ from engine.config.reload import Loader, Runtime
 from engine.config.schema import CAPABILITIES, ModelsFile
 from engine.config.schema_base import FailureWord
 from engine.config.schema_gateway import GatewayFile
+from engine.config.schema_names import NamesFile
 from engine.config.schema_policy import PolicyFile
 from engine.config.schema_provider import ProviderFile
 from engine.config.settings import Settings, read_settings
@@ -125,7 +126,7 @@ def load_script() -> ModuleType:
 
 def test_every_key_of_the_yaml_files_is_described() -> None:
     described = {name.rpartition(".")[2] for name in CODE.findall(read_page("configuration.md"))}
-    for file in (GatewayFile, ProviderFile, ModelsFile, PolicyFile):
+    for file in (GatewayFile, ProviderFile, ModelsFile, NamesFile, PolicyFile):
         assert list_field_names(file) <= described, file.__name__
 
 

@@ -13,7 +13,7 @@ NameText = Annotated[str, Field(pattern=r"^[^\s\x00-\x1f]+$", max_length=200)]
 class AskEntry(Strict):
     provider: Name = described("the provider that is asked")
     model: NameText = described(
-        "its name for the model; `{name}`: the requested name, `{1}`: what the first `*` stands for, ...",
+        "its name for the model; `{name}`: the requested name, `{1}` ... `{9}`: what each `*` stands for",
         "{name}",
     )
     price: PriceEntry | None = described("its price where no model lists it at this provider", None)
