@@ -13,7 +13,9 @@ from engine.errors import InvalidRequest, UpstreamFailure, UpstreamTimedOut
 from engine.upstream.exchange import Continuation, Exchange, hide_secrets, render_body
 from engine.upstream.reply import Reply
 from engine.wire.answers import AnswerReader, SameWireAnswer, SameWireStream
+from engine.wire.formats import Format
 from engine.wire.look import Look
+from engine.wire.passing import PassedStream
 from engine.wire.rescue import CONTINUE, RescueStream, Resumption, read_identity
 from engine.wire.translation import Translation, open_translation
 
@@ -179,6 +181,8 @@ class Attempts:
         if format.look is None or media_type.startswith(b"application/json"):
             if rescue is not None:
                 raise UpstreamFailure("broken_stream", "a whole answer cannot continue a stream")
+            if passes_frames(call, format, media_type):
+                return PassedStream(format, {"id": call.id, "choices": 1})
             return self._translate(target, endpoint).reader(media_type)
         look, begun = format.look, self.reader
         if rescue is not None and isinstance(look, Look) and isinstance(begun, SameWireStream | RescueStream):
@@ -189,6 +193,16 @@ class Attempts:
         return SameWireStream(
             format, look, hide_usage=not call.usage_asked, choices=count_choices(call.request)
         )
+
+
+def passes_frames(call: Call, format: Format, media_type: bytes) -> bool:
+    """A stream whose frames the client can have as they are: of its wire, and nothing in it that only we asked for."""
+    side, framing = call.door.format.client, call.door.serving.framing
+    return (
+        side.usage_asked is None
+        and framing == format.framing
+        and not media_type.startswith(b"application/json")
+    )
 
 
 def count_choices(request: Mapping[str, Any]) -> int:

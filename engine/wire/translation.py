@@ -12,8 +12,9 @@ from engine.errors import InvalidRequest, UpstreamFailure
 from engine.wire.answers import find_failure
 from engine.wire.canonical import BlockAdded, BlockStarted, Event, Failed, Finished, UsageReported
 from engine.wire.formats import Format
-from engine.wire.frames import FramingBroke
+from engine.wire.frames import Frame, FramingBroke
 from engine.wire.json_text import parse_json, write_json
+from engine.wire.requests import describe_asking
 from engine.wire.splice import DROPPED
 from engine.wire.streams import StreamWriter
 from engine.wire.usage import Usage
@@ -27,15 +28,17 @@ class Translation:
     def __init__(self, call: Call, surface: Format, format: Format, facts: Mapping[str, Any]) -> None:
         self._surface, self._format = surface, format
         self.stream, self.usage_asked = call.stream, call.usage_asked
-        choices = call.request.get("n")
         self._asked: dict[str, Any] = {
             "id": call.id,
             "created": int(call.started_at),
             "usage_asked": call.usage_asked,
-            "choices": choices if isinstance(choices, int) else 1,
+            "request": call.as_asked or call.request,
         }
-        chat = self._asked["chat"] = surface.read_request(call.request)
-        self.loss = tuple(f"/{key}" for key in format.find_loss(chat))
+        chat = self._asked["chat"] = surface.read_request(call.request, describe_asking(call))
+        choices = chat.get("n")
+        self._asked["choices"] = choices if isinstance(choices, int) else 1
+        lost = format.find_loss(chat)
+        self.loss = surface.point_at(lost, chat, call.request) if lost else ()
         self.body = format.write_request({**chat, "model": facts["model"]}, facts)
         if call.stream:
             self.body |= format.stream_flag
@@ -152,13 +155,13 @@ class TranslatedStream(_Translated):
         events: list[Event] = []
         for frame in frames:
             events += self._read_frame(frame.data, frame.event)
-        self.damaged = self._torn + self._reader.damaged
+        self._count_damage()
         return self._take(events)
 
     def close(self) -> bytes:
         events: list[Event] = []
         had_begun = self.begun
-        for frame in self._splitter.close():
+        for frame in self._split_rest():
             events += self._read_frame(frame.data, frame.event)
         out = self._take(events + self._reader.close(done=self._done_seen))
         if self.failure is not None:
@@ -178,6 +181,17 @@ class TranslatedStream(_Translated):
         if not self.ended:
             self.ended = True
             self.tail = self._writer.write(self._end) + self._writer.close()
+
+    def _split_rest(self) -> list[Frame]:
+        """What is left when the stream has ended. A torn message says nothing, and the answer is cut anyway."""
+        try:
+            return self._splitter.close()
+        except FramingBroke:
+            self._torn += 1
+            return []
+
+    def _count_damage(self) -> None:
+        self.damaged = self._torn + self._reader.damaged
 
     def _read_frame(self, data: bytes | None, name: str | None) -> list[Event]:
         if data is None:
