@@ -294,6 +294,9 @@ class Snapshot:
     listed: Mapping[str, Target] = field(init=False)
     """Targets of all models by provider/model, so that one which is asked for by that name has its price."""
 
+    plans: dict[tuple[Model, str], Any] = field(init=False, default_factory=dict)
+    """What routing made of a model and an operation (resolve.py): the same for every caller."""
+
     def __post_init__(self) -> None:
         targets = (target for model in self.models.values() for target in reversed(model.targets))
         object.__setattr__(self, "listed", {target.name: target for target in targets})

@@ -37,6 +37,15 @@ def make_plan(snapshot: Snapshot, caller: Caller, name: str, operation: str) -> 
         raise name_unknown_model(snapshot, caller, name)
     if caller.models is not None and not is_allowed(caller.models, model, name):
         raise NotAllowed(f"this key may not use the model {name!r}", code="model_not_allowed", param="model")
+    plan: Plan | None = snapshot.plans.get((model, operation))
+    if plan is None:
+        plan = _lay_out_plan(model, operation)
+        if snapshot.models.get(model.name) is model:
+            snapshot.plans[model, operation] = plan
+    return plan
+
+
+def _lay_out_plan(model: Model, operation: str) -> Plan:
     targets = tuple(target for target in model.targets if operation in target.provider.endpoints)
     if not targets:
         raise NotFound(

@@ -120,7 +120,7 @@ class Exchange:
     def _find_head(
         self, target: Target, path: str, credential: Credential, passed: PassedHeaders
     ) -> tuple[Origin, bytes]:
-        key = (target.provider, credential, path, passed)
+        key = (target.provider, credential.name, path, passed)
         found = self._heads.get(key)
         if found is None:
             found = self._heads[key] = render_head(target.provider, credential, path, passed)

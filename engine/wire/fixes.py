@@ -48,10 +48,17 @@ class ParamFixes:
     messages: MessageFixes | None = None
     rules: tuple[tuple[When, "ParamFixes"], ...] = ()
     """More of the same, for those requests only that the condition fits."""
+    changes_nothing: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        declared = (self.drop, self.rename, self.clamp, self.default, self.force, self.replace, self.rules)
+        object.__setattr__(self, "changes_nothing", not any(declared) and self.messages is None)
 
     def edits(self, body: Mapping[str, Any], model: str = "") -> dict[str, Any]:
         """Top-level keys to set, or with value `DROPPED` to remove, so that `body` becomes what is sent."""
         edits: dict[str, Any] = {}
+        if self.changes_nothing:
+            return edits
         self._edit(body, edits)
         for when, fixes in self.rules:
             if when.fits(body, model):
