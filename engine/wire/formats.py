@@ -20,10 +20,14 @@ from engine.wire.framing import FRAME_WRITERS, MEDIA_TYPES, SPLITTERS, Splitter
 from engine.wire.look import Look, compile_look
 from engine.wire.loss import find_lost_kinds, find_words
 from engine.wire.operations import OPERATIONS
+from engine.wire.origins import Places, point_at_losses, trace_request
 from engine.wire.paths import Getter, PathRefused, compile_first, compile_path
 from engine.wire.readings import ErrorReader, UsageReader
 from engine.wire.secrets import refuse_secrets
 from engine.wire.spellings import camel_case_keys
+from engine.wire.stored import KEYS as STORED_KEYS
+from engine.wire.stored import TEMPLATES as STORED_TEMPLATES
+from engine.wire.stored import Stored, compile_stored
 from engine.wire.streams import Answer, ReadPlan, StreamReader, StreamWriter, WritePlan, fold, unfold
 from engine.wire.templates import Render, TemplateRefused, TemplateSet, merge_trees
 from engine.wire.turns import fill_call_ids
@@ -67,6 +71,7 @@ SECTIONS: Mapping[str, str] = {
     "reply": "doc -> the plain answer",
     "stream": "event, error, whole, on -> facts",
     "accepts": "what a client's request must look like",
+    "stored": "answers that are kept here: wanted, previous, input, answer, output, items, replay",
     "read_request": "body, asked -> the chat",
     "write_reply": "answer, asked -> the plain answer's body",
     "write_stream": "event, on, end, kinds, number, one_block, one_choice -> the events of a stream",
@@ -87,7 +92,7 @@ _MAPPINGS = (
         "fragments",
         "accepts",
     ),
-    *("stream", "write_stream"),
+    *("stream", "write_stream", "stored"),
 )
 _TEMPLATES: Mapping[str, tuple[str, ...]] = {
     "request": ("chat", "target"),
@@ -133,6 +138,12 @@ class Format:
     """The keys of a client's body that it has words for."""
     words: frozenset[str]
     """The words that its request template is made of."""
+    tells_estimate: bool
+    """It tells its clients how long a prompt is, though the provider may say it at the end, or never."""
+    stored: Stored | None
+    """How answers are kept and gone on from."""
+    _places: Places
+    """Where a client's body says each key of a chat."""
     _usage: UsageReader
     _errors: ErrorReader
     _templates: Mapping[str, Render]
@@ -217,6 +228,12 @@ class Format:
         chat["dialect"] = self.name
         extra = {key: value for key, value in body.items() if key not in self.understands}
         return {**chat, "extra": extra} if extra else chat
+
+    def point_at(
+        self, lost: Iterable[str], chat: Mapping[str, Any], body: Mapping[str, Any]
+    ) -> tuple[str, ...]:
+        """JSON pointers into a client's body for what another format could not say of its chat."""
+        return point_at_losses(lost, chat, body, self._places)
 
     def write_reply(self, events: Iterable[Event] | Answer, asked: Mapping[str, Any]) -> dict[str, Any]:
         """The plain answer. `asked`: id, created, model as the client is to see them, where the events have none."""
@@ -319,8 +336,12 @@ class _Compiler:
             usage_request=self.section("ask_usage"),
             look=look,
             reads=frozenset(name for root, name in templates.reads if root == "chat"),
-            understands=frozenset(name for root, name in templates.reads if root == "body"),
+            understands=frozenset(name for root, name in templates.reads if root == "body")
+            | {str(self.section("stored").get(key)) for key in ("wanted", "previous")},
+            stored=self.stored(compiled),
+            tells_estimate=("asked", "input_estimate") in templates.reads,
             words=find_words(tree.get("request"), templates.fragments),
+            _places=trace_request(tree.get("read_request"), templates.fragments),
             _usage=usage,
             _errors=errors,
             _templates=compiled,
@@ -367,6 +388,13 @@ class _Compiler:
             if key in self.tree and not isinstance(self.tree[key], str):
                 self.refuse((key,), "a text is expected")
 
+    def stored(self, compiled: Mapping[str, Render]) -> Stored | None:
+        self.check_section("stored", (*STORED_KEYS, *STORED_TEMPLATES))
+        templates = {
+            name: compiled[f"stored.{name}"] for name in STORED_TEMPLATES if f"stored.{name}" in compiled
+        }
+        return compile_stored(self.section("stored"), str(self.tree.get("framing", "json")), templates)
+
     def done(self) -> bytes | None:
         return str(self.tree["done"]).encode() if self.tree.get("done") else None
 
@@ -397,6 +425,9 @@ class _Compiler:
             templates.add(f"stream.{row}", tree, ("e", "name", "kept"), ("stream", "on", row))
         for row, tree in self.rows("write_stream").items():
             templates.add(f"write_stream.{row}", tree, ("e", "s", "asked"), ("write_stream", "on", row))
+        for name, names in STORED_TEMPLATES.items():
+            if name in self.section("stored"):
+                templates.add(f"stored.{name}", self.section("stored")[name], names, ("stored", name))
         writing = self.section("write_stream")
         if "end" in writing:
             templates.add("write_stream.end", writing["end"], ("s", "asked"), ("write_stream", "end"))

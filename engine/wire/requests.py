@@ -29,6 +29,11 @@ def read_request(call: Call) -> None:
     call.usage_asked = side.usage_asked is None or bool(side.usage_asked(request))
 
 
+def describe_asking(call: Call) -> dict[str, Any]:
+    """What a request says beside its body, as templates see it."""
+    return {"model": call.requested_model, "stream": call.stream}
+
+
 def read_model(model: Any) -> str:
     if not isinstance(model, str) or not model:
         raise InvalidRequest(

@@ -32,6 +32,7 @@ class Translation:
             "id": call.id,
             "created": int(call.started_at),
             "usage_asked": call.usage_asked,
+            "input_estimate": call.input_estimate,
             "request": call.as_asked or call.request,
         }
         chat = self._asked["chat"] = surface.read_request(call.request, describe_asking(call))
