@@ -16,6 +16,7 @@ from engine.config.settings import Settings, read_environment
 from engine.config.snapshot import Snapshot
 from engine.gateway import Rooms
 from engine.http.admin import Administration, Control
+from engine.http.answers import StoredAnswers
 from engine.http.catalog import ModelCatalog
 from engine.http.identifiers import CallIds
 from engine.http.inference import InferenceDoors, OpenCalls
@@ -28,7 +29,9 @@ from engine.routing.balance import Latencies
 from engine.routing.breaker import Breakers
 from engine.routing.credentials import CoolDowns
 from engine.routing.failover import Router
+from engine.storage.answers import AnswerStore
 from engine.storage.calls import list_calls
+from engine.storage.conversations import Conversations
 from engine.storage.flusher import Flusher
 from engine.storage.journal import Journal
 from engine.storage.keys import KeyStore
@@ -62,6 +65,10 @@ class WorkerApp:
         self._keys = KeyStore(self._database, ring, settings.home)
         self._journal = Journal(settings.home, fsync_ms=gateway.journal.fsync_ms)
         self._flusher = Flusher(settings.home, self._journal, self._database)
+        kept = gateway.stored_answers
+        self._answers = AnswerStore(
+            self._database, keep_s=kept.days * 86400, most_bytes=int(kept.max_mb * (1 << 20))
+        )
         self._upstreams = Upstreams(proxies=read_proxies(read_environment()))
         self._exchange = Exchange(self._upstreams)
         self._breakers = Breakers()
@@ -76,6 +83,7 @@ class WorkerApp:
             books=Books(self._journal, self._clock, (self._count_call, self._log_call)),
             clock=self._clock,
             report_bug=self._report_bug,
+            conversations=Conversations(self._answers),
         )
         self._watch_gauges()
         self.asgi = self._build_routes(rooms, identity, control)
@@ -85,6 +93,7 @@ class WorkerApp:
         self._journal.open()
         await self._keys.start()
         self._flusher.start()
+        self._answers.start()
 
     def begin_drain(self) -> None:
         self._draining = True
@@ -93,6 +102,7 @@ class WorkerApp:
         await self.open_calls.finish(within_s)
 
     async def stop(self) -> None:
+        await self._answers.stop()
         await self._flusher.stop()
         await self._keys.stop()
         await self._exchange.close()
@@ -111,7 +121,8 @@ class WorkerApp:
 
     def _build_routes(self, rooms: Rooms, identity: Identity, control: Control) -> Routes:
         inference = InferenceDoors(rooms, self._read_snapshot, self.open_calls, CallIds())
-        routes = Routes(inference, report_bug=self._report_route_bug)
+        answers = StoredAnswers(identity, self._answers, self._read_snapshot)
+        routes = Routes(inference, report_bug=self._report_route_bug, answers=answers)
         catalog = ModelCatalog(rooms, self._read_snapshot)
         routes.add("GET", "/v1/models", catalog.list_models)
         routes.add("GET", "/models", catalog.list_models)
@@ -187,6 +198,7 @@ class WorkerApp:
         metrics.watch("gatewayz_breaker_state", self._read_breakers)
         metrics.watch("gatewayz_limit_identities", lambda: as_reading(self._limiter.count_identities()))
         metrics.watch("gatewayz_log_lines_dropped_total", lambda: self.log.dropped)
+        metrics.watch("gatewayz_stored_answers_total", lambda: as_reading(self._answers.counts))
 
     def _read_breakers(self) -> dict[str | tuple[str, ...], float]:
         states = self._breakers.states(self._clock())

@@ -81,6 +81,8 @@ class Call:
     caller: Caller | None = None
     body: bytes = b""
     request: dict[str, Any] = field(default_factory=dict)
+    as_asked: dict[str, Any] | None = None
+    """The request as its caller wrote it, where the gateway put what was said before in front of it."""
     requested_model: str = ""
     stream: bool = False
     usage_asked: bool = False

@@ -67,6 +67,12 @@ class NotFound(GatewayError):
     status, type, code = 404, "not_found_error", "not_found"
 
 
+class AnswerMissing(NotFound):
+    """An answer that is not kept here, for whatever reason."""
+
+    code = "response_not_found"
+
+
 class MethodNotAllowed(GatewayError):
     status, type, code = 405, "invalid_request_error", "method_not_allowed"
 

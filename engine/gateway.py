@@ -49,6 +49,13 @@ class ClientReply(Protocol):
     def drop(self) -> None: ...
 
 
+class Conversations(Protocol):
+    """What was said before (storage/conversations.py)."""
+
+    async def recall(self, call: Call) -> None: ...
+    def keep(self, call: Call, end: bytes) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Rooms:
     """What the corridor leads through. Built once in app.py."""
@@ -60,6 +67,7 @@ class Rooms:
     books: Books
     clock: Callable[[], float]
     report_bug: Callable[[Call, Exception], None]
+    conversations: Conversations
 
 
 async def carry(call: Call, headers: Headers, rooms: Rooms, reply: ClientReply) -> None:
@@ -70,7 +78,9 @@ async def carry(call: Call, headers: Headers, rooms: Rooms, reply: ClientReply) 
         read_request(call)
         plan = make_plan(call.snapshot, call.caller, call.requested_model, call.operation)
         call.model, call.policy = plan.model, plan.policy
-        if needs_estimate(plan):
+        if call.door.format.stored is not None:
+            await rooms.conversations.recall(call)
+        if needs_estimate(call, plan):
             call.input_estimate = estimate_input_tokens(call.request)
         async with rooms.admission.admit(call, plan.policy) as limit_headers:
             reply.add_headers(limit_headers)
@@ -85,6 +95,8 @@ async def carry(call: Call, headers: Headers, rooms: Rooms, reply: ClientReply) 
             call.http_status = call.http_status or 200
             rooms.books.settle(call, "aborted" if call.client_gone else "ok", answer)
             await reply.finish(answer.tail, call.cost_text)
+            if call.door.format.stored is not None:
+                rooms.conversations.keep(call, answer.tail)
     except GatewayError as error:
         await end_in_error(call, rooms, reply, attempts, error)
     except asyncio.CancelledError:
@@ -94,11 +106,11 @@ async def carry(call: Call, headers: Headers, rooms: Rooms, reply: ClientReply) 
         await end_in_error(call, rooms, reply, attempts, GatewayMistake())
 
 
-def needs_estimate(plan: Plan) -> bool:
-    """Whether anybody asks how long the prompt is: a limit on tokens, or the choice of the cheapest."""
+def needs_estimate(call: Call, plan: Plan) -> bool:
+    """Whether anybody asks how long the prompt is: a limit on tokens, the choice of the cheapest, the client."""
     if len(plan.targets) > 1 and plan.model.strategy == "cheapest":
         return True
-    return plan.policy.limits_tokens
+    return plan.policy.limits_tokens or call.door.format.tells_estimate
 
 
 async def end_in_error(

@@ -61,6 +61,13 @@ class JournalEntry(Strict):
     fsync_ms: Count = described("a power cut loses at most this many milliseconds of call records", 100)
 
 
+class StoredAnswersEntry(Strict):
+    days: float = described(
+        "how long an answer that a client may go on from is kept; 0: not at all", 30, ge=0
+    )
+    max_mb: float = described("larger answers, with what was said to get them, are not kept, MiB", 4, gt=0)
+
+
 class SimulatorEntry(Strict):
     enabled: Literal["auto", True, False] = described(
         "the built-in upstream for rehearsals; auto: on unless DATABASE_URL is set", "auto"
@@ -87,4 +94,5 @@ class GatewayFile(Strict):
     billing: dict[str, Any] = described("payments", {})
     limits: SharedLimitsEntry = described("limits across processes", SharedLimitsEntry())
     journal: JournalEntry = described("the call journal", JournalEntry())
+    stored_answers: StoredAnswersEntry = described("answers that are kept for clients", StoredAnswersEntry())
     simulator: SimulatorEntry = described("the built-in upstream", SimulatorEntry())

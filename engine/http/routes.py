@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from engine.errors import GatewayError, GatewayMistake, MethodNotAllowed, NotBuilt, NotFound
+from engine.http.answers import StoredAnswers
 from engine.http.dialects import describe_error, write_error
 from engine.http.inference import InferenceDoors
 from engine.http.respond import Send, error_headers, respond_json
@@ -31,6 +32,7 @@ class Routes:
     exact: dict[str, dict[str, Endpoint]] = field(default_factory=dict)
     prefixes: dict[str, dict[str, NamedEndpoint]] = field(default_factory=dict)
     report_bug: Callable[[str, str, Exception], None] = lambda path, request_id, bug: None
+    answers: StoredAnswers | None = None
 
     def add(self, method: str, path: str, endpoint: Endpoint) -> None:
         self.exact.setdefault(path, {})[method] = endpoint
@@ -67,6 +69,8 @@ class Routes:
             name = path[len(prefix) :]
             if path.startswith(prefix) and name and method in named:
                 return partial(_call_named, named[method], name)
+        if self.answers is not None and (found := self.answers.find(method, path)) is not None:
+            return found
         if self.inference.find(path, scope.get("query_string", b"")) is not None:
             raise MethodNotAllowed(path, method, ["POST"])
         if path.startswith(NOT_BUILT):

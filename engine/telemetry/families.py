@@ -69,6 +69,11 @@ FAMILIES: Mapping[str, Family] = {
         _counter("gatewayz_stream_events_dropped_total", "Upstream stream events that were not valid."),
         _counter("gatewayz_config_refusals_total", "Configurations that were not taken."),
         _counter("gatewayz_log_lines_dropped_total", "Log lines lost because the output was too slow."),
+        _counter(
+            "gatewayz_stored_answers_total",
+            "Answers to be kept for clients, by what became of them.",
+            "outcome",
+        ),
         _counter("gatewayz_process_cpu_seconds_total", "CPU seconds of the workers."),
         _gauge("gatewayz_calls_in_progress", "sum", "Calls between the door and their settlement."),
         _gauge("gatewayz_upstream_connections", "sum", "Connections to providers.", "state"),
