@@ -174,6 +174,31 @@ def test_a_stream_of_its_own_wire_reaches_the_client(
         assert [made["name"] for made in told["calls"]] == ["look", "wait"]
 
 
+@pytest.mark.parametrize("raw", [STREAM, CALLS], ids=["text", "calls"])
+def test_on_its_own_wire_a_stream_is_passed_byte_for_byte(
+    raw: bytes, upstream: Replay, gateway: Gateway
+) -> None:
+    upstream.scripts["one"] = Script(raw)
+    with gateway.client() as http:
+        answer = http.post("/v2/chat", json={"model": "own/one", "messages": USER, "stream": True})
+    assert answer.content == raw
+    tokens = gateway.find_record(answer.headers["x-request-id"])["tokens"]
+    assert raw is CALLS or tokens == {"input": 119, "output": 44}
+
+
+@pytest.mark.parametrize("pieces", [None, 30], ids=["at once", "bit by bit"])
+def test_a_failure_that_its_own_wire_tells_at_the_end_is_a_failure(
+    pieces: int | None, upstream: Replay, gateway: Gateway
+) -> None:
+    told = STREAM.replace(b'"MAX_TOKENS"', b'"ERROR","error":"too hot"')
+    upstream.scripts["one"] = Script(told, pieces=pieces)
+    with gateway.client() as http:
+        answer = http.post("/v2/chat", json={"model": "own/one", "messages": USER, "stream": True})
+    assert "too hot" in answer.text.rpartition("data: ")[2]
+    assert answer.status_code == (200 if pieces else 502)
+    assert gateway.find_record(answer.headers["x-request-id"])["status"] == "error"
+
+
 def test_a_failure_inside_a_stream_ends_it_in_the_clients_words(
     upstream: Replay, client: cohere.ClientV2
 ) -> None:
