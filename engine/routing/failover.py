@@ -18,6 +18,7 @@ from engine.routing.credentials import COOLING_KINDS, CoolDowns
 from engine.routing.refusals import WORTH, word_refusal
 from engine.routing.resolve import Plan
 from engine.wire.answers import AnswerReader
+from engine.wire.counting import count_prompt
 from engine.wire.rescue import CONTINUE, RESTART, TextDiffers
 
 _NO_MORE = 1_000_000
@@ -48,6 +49,8 @@ class Delivery:
 
     async def run(self) -> AnswerReader:
         """The reader of a whole answer (its tail is still to be sent). Raises a GatewayError when nobody can."""
+        if not self._plan.targets:
+            return count_prompt(self._call)
         targets = self._order()
         for position, target in enumerate(targets):
             if not self._may_help(target):

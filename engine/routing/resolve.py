@@ -15,6 +15,7 @@ from engine.call import Caller
 from engine.config.snapshot import Model, Policy, Price, Provider, Snapshot, Target, Timeouts
 from engine.errors import NobodyAvailable, NotAllowed, NotFound, Unpriced
 from engine.routing.names import find_model
+from engine.wire.operations import COUNTING
 
 FREE = Price(*[Decimal(0)] * 9)
 _NEAR_CANDIDATES = 300
@@ -22,7 +23,7 @@ _NEAR_CANDIDATES = 300
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Who may answer this call, in no order yet, and under which rules."""
+    """Who may answer this call, in no order yet, and under which rules. Nobody: the gateway itself."""
 
     model: Model
     policy: Policy
@@ -47,6 +48,8 @@ def make_plan(snapshot: Snapshot, caller: Caller, name: str, operation: str) -> 
 
 def _lay_out_plan(model: Model, operation: str) -> Plan:
     targets = tuple(target for target in model.targets if operation in target.provider.endpoints)
+    if operation == COUNTING and not any(_is_usable(target.provider) for target in targets):
+        return Plan(model, model.policy, model.timeouts, ())
     if not targets:
         raise NotFound(
             f"the model {model.name!r} does not serve {operation}", code="model_not_found", param="model"

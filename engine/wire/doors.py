@@ -215,9 +215,8 @@ class DoorTable:
         shared = [(_count_shared(steps, door.path.split("/")[1:]), door.format) for door in self.doors]
         most = max((count for count, _ in shared), default=0)
         nearest = {format for count, format in shared if count == most and most}
-        if len(nearest) == 1:
-            return nearest.pop()
-        return self.common
+        families = {format for format in nearest if format.operation == "chat"} or nearest
+        return families.pop() if len(families) == 1 else self.common
 
 
 def _count_shared(steps: Sequence[str], others: Sequence[str]) -> int:

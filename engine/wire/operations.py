@@ -15,5 +15,7 @@ Operation = Literal[
     "speech",
 ]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
+COUNTING = "count_tokens"
+"""What the gateway estimates itself where no provider counts."""
 WRITING: frozenset[str] = frozenset(("chat", "completions"))
 """Those whose answer a model writes token by token: it may be a stream, and its length can be estimated."""
