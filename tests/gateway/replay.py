@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from socket import SO_LINGER, SOL_SOCKET
 from typing import Any
+from urllib.parse import unquote
 
 SSE = "text/event-stream"
 JSON = "application/json"
@@ -125,7 +126,10 @@ class Replay:
 
 
 def read_model(head: bytes, body: bytes) -> str:
-    """The last `model` of the body, as most servers read it."""
+    """The last `model` of the body, as most servers read it; where it has none, what follows `/model/` in the path."""
+    target = head.split(b" ", 2)[1].decode()
+    if "/model/" in target:
+        return unquote(target.partition("/model/")[2].rpartition("/")[0])
     name: str = json.loads(body)["model"]
     return name
 

@@ -254,7 +254,7 @@ def test_an_answer_that_the_model_spoilt_is_a_failure(stop_reason: str) -> None:
         (200, {"exception": {"type": "validationException", "message": "malformed"}}, "invalid_request"),
         (403, {"message": "The security token included in the request is invalid."}, "401"),
         (403, {"Message": "User is not authorized"}, None),
-        (429, {"message": "Too many requests"}, None),
+        (429, {"message": "Too many tokens, please wait before trying again."}, None),
         (200, {"exception": {"type": "throttlingException", "message": "slow"}}, "429"),
         (200, {"exception": {"type": "modelStreamErrorException", "message": "broke"}}, "424"),
         (200, {"exception": {"type": "serviceUnavailableException", "message": "away"}}, "503"),
