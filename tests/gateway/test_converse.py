@@ -223,7 +223,8 @@ def test_a_stream_that_is_cut_ends_in_an_exception(model: str, upstream: Replay,
 
 
 def test_an_exception_within_a_stream_reaches_the_sdk(upstream: Replay, client: Any) -> None:
-    upstream.scripts["m"] = Script(BEGIN + SLOW, EVENTS, pieces=1)
+    long = add("x" * 1000)  # more than is read at once, so that some of it has gone out
+    upstream.scripts["m"] = Script(BEGIN + say(long) * 2000 + SLOW, EVENTS)
     with pytest.raises(EventStreamError, match="Too many tokens, please wait"):
         list(client.converse_stream(**ask())["stream"])
 
