@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import boto3
@@ -119,6 +120,11 @@ def ask(**more: Any) -> dict[str, Any]:
     return {"modelId": "binary/m", "messages": [{"role": "user", "content": [{"text": "hi"}]}], **more}
 
 
+def read_stream(client: Any, said: list[Any], **more: Any) -> None:
+    with closing(client.converse_stream(**ask(**more))["stream"]) as stream:
+        said.extend(stream)
+
+
 def test_a_plain_answer_of_its_own_wire_passes_whole(upstream: Replay, client: Any) -> None:
     upstream.scripts["m"] = Script(json.dumps(ANSWER).encode(), JSON)
     answer = client.converse(**ask(guardrailConfig={"guardrailIdentifier": "g", "guardrailVersion": "1"}))
@@ -168,7 +174,8 @@ def test_the_sdk_reads_a_stream_of_another_wire(upstream: Replay, client: Any) -
     ]
     body = b"".join(b"data: %s\n\n" % json.dumps({"id": "c", **chunk}).encode() for chunk in chunks)
     upstream.scripts["m"] = Script(body + b"data: [DONE]\n\n")
-    said = list(client.converse_stream(**ask(modelId="chunks/m"))["stream"])
+    said: list[Any] = []
+    read_stream(client, said, modelId="chunks/m")
     deltas = [event["contentBlockDelta"]["delta"]["text"] for event in said if "contentBlockDelta" in event]
     assert "".join(deltas) == "Grüezi"
     assert said[-1]["metadata"]["usage"]["totalTokens"] == 7
@@ -219,14 +226,16 @@ def test_a_stream_that_is_cut_ends_in_an_exception(model: str, upstream: Replay,
         upstream.scripts["m"] = Script(b"data: %s\n\n" % json.dumps(chunk).encode())
     said: list[Any] = []
     with pytest.raises(EventStreamError, match="internalServerException"):
-        said.extend(client.converse_stream(**ask(modelId=model))["stream"])
+        read_stream(client, said, modelId=model)
 
 
 def test_an_exception_within_a_stream_reaches_the_sdk(upstream: Replay, client: Any) -> None:
+    said: list[Any] = []
     long = add("x" * 1000)  # more than is read at once, so that some of it has gone out
     upstream.scripts["m"] = Script(BEGIN + say(long) * 2000 + SLOW, EVENTS)
     with pytest.raises(EventStreamError, match="Too many tokens, please wait"):
-        list(client.converse_stream(**ask())["stream"])
+        read_stream(client, said)
+    assert len(said) > 1
 
 
 def test_an_exception_before_the_first_word_has_a_true_status(upstream: Replay, client: Any) -> None:
