@@ -1,9 +1,9 @@
 """Single facts of a wire's documents, read by declared paths: what was used, what went wrong, which kind it is."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, TypeVar
 
 from engine.errors import ProviderError
 from engine.wire.paths import Getter, PathRefused, RowsGetter, compile_path, compile_rows, split_plain_path
@@ -199,10 +199,8 @@ def _compile_amount(paths: Any, where: Path, problems: Problems) -> Getter:
     ]
 
     def read_amount(doc: Any) -> Decimal | None:
-        amount: Decimal | None
         if summed:
-            amount = _sum(_as_amount(read(doc)) for read in summed)
-            return amount
+            return _sum(_as_amount(read(doc)) for read in summed)
         for read in getters:
             if (amount := _as_amount(read(doc))) is not None:
                 return amount
@@ -225,9 +223,13 @@ def _as_amount(value: Any) -> Decimal | None:
     return amount if amount.is_finite() and 0 <= amount <= MOST_TOKENS else None
 
 
-def _sum(counts: Any) -> Any:
+Number = TypeVar("Number", int, Decimal)
+
+
+def _sum(counts: Iterable[Number | None]) -> Number | None:
+    """None when there is nothing to add up."""
     found = [count for count in counts if count is not None]
-    return sum(found) if found else None
+    return sum(found[1:], found[0]) if found else None
 
 
 MOST_TOKENS = 10**12

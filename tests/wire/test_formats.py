@@ -400,7 +400,7 @@ def test_the_other_operations_read_and_write() -> None:
         }
     assert embeddings.write_request(embeddings.read_request({"model": "m", "input": [1, 2]}), {"model": "m"})[
         "input"
-    ] == [[1, 2]]
+    ] == [1, 2]
     vectors = {
         "object": "list",
         "model": "m",
