@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from engine.errors import ProviderError
 from engine.wire.paths import Getter, PathRefused, RowsGetter, compile_path, compile_rows, split_plain_path
-from engine.wire.usage import CLASSES, NO_UNITS, UNITS, Usage, split_openai_usage
+from engine.wire.usage import CLASSES, NO_UNITS, UNITS, Usage, split_inclusive_counts
 
 Path = tuple[str | int, ...]
 Problems = list[tuple[Path, str]]
@@ -82,7 +82,7 @@ class UsageReader:
         for name in outside:
             total = "prompt" if name in _INPUT_CLASSES else "completion"
             inclusive[total] = inclusive.get(total, 0) + inclusive.get(name, 0)
-        return split_openai_usage(inclusive)
+        return split_inclusive_counts(inclusive)
 
     def read_usage(self, doc: Any) -> Usage | None:
         counts = self.read_counts(doc)

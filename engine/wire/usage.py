@@ -82,7 +82,7 @@ def show_units(units: Mapping[str, Decimal]) -> dict[str, int | float]:
     return {name: int(n) if n == n.to_integral_value() else float(n) for name, n in units.items()}
 
 
-def split_openai_usage(counts: Mapping[str, Any]) -> Usage:
+def split_inclusive_counts(counts: Mapping[str, Any]) -> Usage:
     """Disjoint classes from inclusive totals.
 
     `counts` has any of prompt, completion (both inclusive), the CLASSES that are parts of them, and UNITS. A part

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.billing.pricing import price_usage
-from engine.wire.usage import CLASSES, Usage, split_openai_usage
+from engine.wire.usage import CLASSES, Usage, split_inclusive_counts
 from tests.routing.things import make_price
 
 COUNTS = st.integers(0, 10**9)
@@ -64,7 +64,7 @@ def test_the_sum_is_exact_for_every_mix(counts: list[int], pico_dollars: list[in
 def test_no_token_is_priced_twice(prompt: int, completion: int, parts: list[int]) -> None:
     names = ("cached_input", "cache_write", "cache_write_1h", "audio_input", "reasoning", "audio_output")
     counts = dict(zip(names, parts, strict=True))
-    usage = split_openai_usage({"prompt": prompt, "completion": completion, **counts})
+    usage = split_inclusive_counts({"prompt": prompt, "completion": completion, **counts})
     parts_in, parts_out = sum(parts[:4]), sum(parts[4:])
     assert usage.prompt == (prompt if prompt >= parts_in else prompt + parts_in)
     assert usage.completion == (completion if completion >= parts_out else completion + parts_out)
