@@ -18,13 +18,13 @@ def pack_floats(vector: Any) -> Any:
 
 
 def unpack_floats(vector: Any) -> Any:
-    """The numbers of a base64 text; a list is itself, anything else is nothing."""
+    """The numbers of a base64 text; whatever is no such text is itself."""
     if not isinstance(vector, str):
-        return vector if isinstance(vector, list) else None
+        return vector
     try:
         return _order_bytes(array("f", b64decode(vector, validate=True))).tolist()
     except (NotBase64, ValueError):
-        return None
+        return vector
 
 
 def _order_bytes(numbers: "array[float]") -> "array[float]":
