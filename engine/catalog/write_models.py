@@ -146,9 +146,9 @@ def _write(value: Any) -> str:
         return "{" + ", ".join(f"{key}: {_write(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_write, value)) + "]"
-    if isinstance(value, bool) or isinstance(value, int):
-        return json.dumps(value)
-    return value if _is_plain(value) else json.dumps(value)
+    if isinstance(value, str) and _is_plain(value):
+        return value
+    return json.dumps(value)
 
 
 def _is_plain(text: str) -> bool:

@@ -7,6 +7,9 @@ from engine.config.snapshot import Model, Price, Snapshot
 from engine.gateway import Rooms
 from engine.http.respond import Send, respond_json
 from engine.routing.resolve import is_allowed, list_visible, name_unknown_model
+from engine.wire.usage import UNITS
+
+UNIT_NAMES = {name: key.removeprefix("per_") for name, key in UNITS.items()}
 
 
 class ModelCatalog:
@@ -44,8 +47,18 @@ def describe_model(model: Model) -> dict[str, Any]:
 
 
 def describe_price(price: Price | None) -> dict[str, str] | None:
-    """US dollars per token as decimal text, the way the field lists prices."""
+    """US dollars per token or unit as decimal text, the way the field lists prices; of the rarer classes those
+    that cost something else.
+    """
     if price is None:
         return None
-    names = {"prompt": price.input, "completion": price.output, "input_cache_read": price.cached_input}
+    always = {"prompt": price.input, "completion": price.output, "input_cache_read": price.cached_input}
+    others = {
+        "input_cache_write": price.cache_write if price.cache_write != price.input else None,
+        "internal_reasoning": price.reasoning if price.reasoning != price.output else None,
+        "audio": price.audio_input if price.audio_input != price.input else None,
+        "request": price.request or None,
+        **{UNIT_NAMES[unit]: amount for unit, amount in price.units.items()},
+    }
+    names = always | {name: amount for name, amount in others.items() if amount is not None}
     return {name: format(amount.normalize(), "f") for name, amount in names.items()}

@@ -15,12 +15,12 @@ MILLION = Decimal(1_000_000)
 BOUNDS = {
     "input": ("0.005", "200"),
     "output": ("0.01", "800"),
-    "cached_input": ("0.001", "50"),
-    "cache_write": ("0.005", "100"),
-    "cache_write_1h": ("0.005", "150"),
+    "cached_input": ("0.001", "200"),
+    "cache_write": ("0.005", "200"),
+    "cache_write_1h": ("0.005", "200"),
     "reasoning": ("0.01", "800"),
-    "audio_input": ("0.005", "150"),
-    "audio_output": ("0.01", "300"),
+    "audio_input": ("0.005", "200"),
+    "audio_output": ("0.01", "800"),
 }
 """US dollars per 1M tokens: a price per token or per thousand in this place is far outside."""
 UNIT_BOUNDS = {
