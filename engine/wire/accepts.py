@@ -10,6 +10,7 @@ background: unsupported           null and false say nothing; anything else is r
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from engine.errors import InvalidRequest
@@ -33,15 +34,14 @@ class Accepts:
     """A table of demands. Both checks raise InvalidRequest for the first field that breaks one."""
 
     def __init__(self, rules: Sequence[tuple[list[str], "_Demand"]]) -> None:
-        self._rules = tuple(rules)
+        self._root = _grow(rules)
         self._outline = {steps[0]: demand for steps, demand in rules if len(steps) == 1}
         self._items = {steps[0]: demand for steps, demand in rules if steps[1:] == ["[]"]}
         self._required = tuple(name for name, demand in self._outline.items() if demand.required)
 
     def check(self, body: Any) -> None:
-        """Every rule."""
-        for steps, demand in self._rules:
-            _walk(body, steps, "", demand)
+        """Every rule, in one walk."""
+        _walk(self._root, body, ())
 
     def check_outline(self, body: Mapping[str, Any]) -> None:
         """The rules for the body's own keys and for the items of its lists: cheap enough for every request."""
@@ -72,6 +72,14 @@ class _Demand:
         self.filled = filled
         self.counts = "count" in names
         self.unsupported = "unsupported" in names
+
+    def is_plainly_met(self, value: Any) -> bool:
+        """True is certain; False may still pass `check`."""
+        if value is None:
+            return not self.required
+        if self.allowed or self.filled or self.counts or self.unsupported:
+            return False
+        return value.__class__ in self.types
 
     def check(self, value: Any, where: str) -> None:
         if value is None:
@@ -120,18 +128,54 @@ def _compile_rule(path: str, shape: Any, problems: list[tuple[Path, str]]) -> tu
     return steps, _Demand(names, (), required=mark in "!+", filled=mark == "+")
 
 
-def _walk(value: Any, steps: Sequence[str], where: str, demand: _Demand) -> None:
-    if not steps:
-        demand.check(value, where)
-    elif steps[0] == "[]":
-        for number, item in enumerate(value if isinstance(value, list) else ()):
-            _walk(item, steps[1:], f"{where}[{number}]", demand)
-    elif isinstance(value, dict):
-        _walk(value.get(steps[0]), steps[1:], f"{where}.{steps[0]}" if where else steps[0], demand)
-    elif value is not None and where:
+@dataclass(slots=True)
+class _Node:
+    """What is demanded of one place, and of the places below it."""
+
+    demand: _Demand | None = None
+    keys: dict[str, "_Node"] = field(default_factory=dict)
+    items: "_Node | None" = None
+
+
+def _grow(rules: Sequence[tuple[list[str], _Demand]]) -> _Node:
+    root = _Node()
+    for steps, demand in rules:
+        node = root
+        for step in steps:
+            if step == "[]":
+                node.items = node.items or _Node()
+                node = node.items
+            else:
+                node = node.keys.setdefault(step, _Node())
+        node.demand = demand
+    return root
+
+
+def _walk(node: _Node, value: Any, path: Path) -> None:
+    """Where a value stands is written only when it is refused: this runs for every message and part."""
+    if node.demand is not None and not node.demand.is_plainly_met(value):
+        node.demand.check(value, _say(path))
+    if value is None:
+        return
+    if node.items is not None and isinstance(value, list):
+        for number, item in enumerate(value):
+            _walk(node.items, item, (*path, number))
+    if not node.keys:
+        return
+    if isinstance(value, dict):
+        for name, below in node.keys.items():
+            if name in value or below.demand is not None:
+                _walk(below, value.get(name), (*path, name))
+    elif path:
+        where = _say(path)
         raise InvalidRequest(
             f"{where} must be object, not {_name_of(value)}", code="invalid_type", param=where
         )
+
+
+def _say(path: Path) -> str:
+    said = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    return said.removeprefix(".")
 
 
 def _name_of(value: Any) -> str:
