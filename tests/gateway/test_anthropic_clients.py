@@ -163,7 +163,8 @@ def test_errors_are_of_the_dialect(client: anthropic.Anthropic, gateway: Gateway
 def test_an_error_within_a_stream_is_raised_by_the_client(
     client: anthropic.Anthropic, upstream: Replay
 ) -> None:
-    upstream.scripts["m"] = Script(OPENING + say(WORDS[0], OVERLOADED), pieces=1)
+    # More than one read can hold, so that the answer has begun when the error comes.
+    upstream.scripts["m"] = Script(OPENING + say(*WORDS * 4000, OVERLOADED))
     with (
         pytest.raises(anthropic.APIStatusError) as caught,
         client.messages.stream(model="blocks/m", max_tokens=5, messages=USER) as stream,
