@@ -9,6 +9,7 @@ import base64
 import struct
 import zlib
 from binascii import Error as NotBase64
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -16,6 +17,7 @@ import orjson
 from engine.wire.frames import MAX_FRAME_BYTES, Frame, FramingBroke
 
 _PRELUDE = struct.Struct(">III")
+_SIZES = struct.Struct(">II")
 _U16 = struct.Struct(">H")
 _U32 = struct.Struct(">I")
 _FIXED_SIZES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
@@ -118,18 +120,18 @@ def write_eventstream_frame(body: Any, name: str | None) -> bytes:
     if name == "exception":
         kind, name = "exception", str(body.get("type", "internalServerException"))
         body = {"message": body.get("message", "")}
-    headers = b"".join(
-        _write_header(key, value)
-        for key, value in (
-            (f":{kind}-type", name or "event"),
-            (":content-type", "application/json"),
-            (":message-type", kind),
-        )
-    )
+    headers = _write_headers(kind, name or "event")
     payload = orjson.dumps(body)
-    prelude = struct.pack(">II", 16 + len(headers) + len(payload), len(headers))
-    message = prelude + _U32.pack(zlib.crc32(prelude)) + headers + payload
+    prelude = _SIZES.pack(16 + len(headers) + len(payload), len(headers))
+    message = b"".join((prelude, _U32.pack(zlib.crc32(prelude)), headers, payload))
     return message + _U32.pack(zlib.crc32(message))
+
+
+@lru_cache(maxsize=64)
+def _write_headers(kind: str, name: str) -> bytes:
+    """The headers of a message: a stream has a handful of kinds of events and thousands of each."""
+    headers = ((f":{kind}-type", name), (":content-type", "application/json"), (":message-type", kind))
+    return b"".join(_write_header(key, value) for key, value in headers)
 
 
 def _write_header(name: str, value: str) -> bytes:

@@ -78,3 +78,17 @@ def test_what_cannot_be_meant_is_refused_in_its_place(auth: str, problem: str, f
     [said] = folder.refuse({"providers.d/p.yaml": f"{HEAD}{auth}\n"})
     assert problem in said
     assert "p.yaml:4" in said
+
+
+def test_no_secret_stands_in_a_problem(folder: Folder) -> None:
+    folder.environ |= {f"S{number}": f"Canary{number}" for number in range(6)}
+    files = {
+        "providers.d/p.yaml": HEAD
+        + "{sigv4: {access_key: '${S0}', secret_key: ['${S1}'], session_token: {x: '${S2}'}, region: ['${S3}'],"
+        " service: \"${S4}\\n\", extra: '${S5}'}}\n",
+        "providers.d/q.yaml": HEAD.replace("provider: p", "provider: q")
+        + "{google_service_account: {json: ['${S0}'], scope: {a: '${S1}'}, file: ['${S2}'], more: '${S3}'}}\n",
+    }
+    problems = folder.refuse(files)
+    assert len(problems) >= 4
+    assert "Canary" not in "\n".join(problems)

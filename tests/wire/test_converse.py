@@ -17,6 +17,7 @@ from botocore.config import Config
 from botocore.exceptions import EventStreamError
 from hypothesis import given
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
 from engine.errors import InvalidRequest, ProviderError
 from engine.wire.blocks import BlockMachine
@@ -571,3 +572,28 @@ def unpack_buffers(node: Any) -> Any:
             return base64.b64encode(bytes(node["data"])).decode()
         return {key: unpack_buffers(value) for key, value in node.items()}
     return [unpack_buffers(item) for item in node] if isinstance(node, list) else node
+
+
+CASSETTES = sorted((RECORDED.parent / "cassettes").glob("TestBedrock*/**/*streaming.yaml"))
+
+
+@pytest.mark.skipif(not CASSETTES, reason="the recordings are not here")
+@pytest.mark.parametrize("path", CASSETTES, ids=lambda path: "/".join(path.parts[-2:]))
+def test_recorded_bytes_of_event_streams_are_cut_and_unwrapped(path: Path) -> None:
+    """Streams of another wire in the same framing, as they came over the network."""
+    inner = load_format("anthropic-messages")
+    for exchange in YAML(typ="safe").load(path.read_text())["interactions"]:
+        raw = exchange["response"]["body"]
+        frames = split_all("eventstream", [raw])
+        assert b"".join(one.raw for one in frames) == raw
+        assert split_all("eventstream", [bytes([byte]) for byte in raw]) == frames
+        reader = inner.new_stream_reader("seed")
+        events = [event for one in frames for event in reader.feed(orjson.loads(one.data or b""), None)]
+        answer = fold([*events, *reader.close()])
+        assert reader.damaged == 0 and "failed" not in answer
+        assert answer["parts"] and answer["usage"]["completion"] > 0
+        again = fold(read_stream(FORMAT, [write_stream(FORMAT, events)]))
+        assert [part.get("text", part.get("arguments")) for part in again["parts"]] == [
+            part.get("text", part.get("arguments")) for part in answer["parts"]
+        ]
+        assert (again["finish"], again["usage"]) == (answer["finish"], answer["usage"])
