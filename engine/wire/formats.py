@@ -18,7 +18,7 @@ from engine.wire.event_look import EventLook, compile_event_look
 from engine.wire.expressions import TemplateFailed
 from engine.wire.framing import FRAME_WRITERS, MEDIA_TYPES, SPLITTERS, Splitter
 from engine.wire.look import Look, compile_look
-from engine.wire.loss import find_lost_kinds, find_words
+from engine.wire.loss import SOURCES, find_lost_kinds, find_words
 from engine.wire.operations import OPERATIONS
 from engine.wire.origins import Places, point_at_losses, trace_request
 from engine.wire.paths import Getter, PathRefused, compile_first, compile_path
@@ -67,6 +67,7 @@ SECTIONS: Mapping[str, str] = {
     "errors": "where errors are: message, type, code, param, their kinds, and marks inside good answers",
     "tables": "named tables for the filters mapped, banded, renamed",
     "fragments": "named trees for $use",
+    "media": "from where a request may take parts of a kind: {image: [data]}; default: url, data, file_id, text",
     "request": "chat, target -> the request body",
     "reply": "doc -> the plain answer",
     "stream": "event, error, whole, on -> facts",
@@ -81,6 +82,7 @@ SECTIONS: Mapping[str, str] = {
 _NOT_SAID = frozenset(("dialect", "extra", "model", "stream", "stream_usage"))
 _MAPPINGS = (
     *(
+        "media",
         "siblings",
         "traits",
         "stream_flag",
@@ -138,6 +140,8 @@ class Format:
     """The keys of a client's body that it has words for."""
     words: frozenset[str]
     """The words that its request template is made of."""
+    media: Mapping[str, frozenset[str]]
+    """From where it takes parts of a kind, for those kinds that it does not take from everywhere."""
     tells_estimate: bool
     """It tells its clients how long a prompt is, though the provider may say it at the end, or never."""
     stored: Stored | None
@@ -163,7 +167,8 @@ class Format:
         lost = [key for key, value in chat.items() if key not in self.reads and value not in (None, [], {})]
         if chat.get("dialect") != self.name:
             lost += [f"extra/{key}" for key in chat.get("extra") or ()]
-        return sorted({*lost, *find_lost_kinds(chat, self.words, self.traits["issuer"])} - _NOT_SAID)
+        kinds = find_lost_kinds(chat, self.words, self.traits["issuer"], self.media)
+        return sorted({*lost, *kinds} - _NOT_SAID)
 
     def read_reply(self, doc: Any, seed: str = "") -> list[Event]:
         """The events of a plain answer. Never raises for what a provider sends. `seed` makes ids it lacks."""
@@ -311,7 +316,7 @@ class _Compiler:
         tree, usage = self.tree, UsageReader(self.section("usage"), self.problems)
         errors = ErrorReader(self.section("errors"), self.problems)
         accepts = compile_accepts(self.section("accepts"), self.problems)
-        look = self.compile_look()
+        look, media = self.compile_look(), self.media()
         client = compile_client_side(tree, self.problems)
         templates = TemplateSet({**self.shared, **self.section("fragments")}, self.tables())
         self.add_templates(templates)
@@ -341,6 +346,7 @@ class _Compiler:
             stored=self.stored(compiled),
             tells_estimate=("asked", "input_estimate") in templates.reads,
             words=find_words(tree.get("request"), templates.fragments),
+            media=media,
             _places=trace_request(tree.get("read_request"), templates.fragments),
             _usage=usage,
             _errors=errors,
@@ -397,6 +403,15 @@ class _Compiler:
 
     def done(self) -> bytes | None:
         return str(self.tree["done"]).encode() if self.tree.get("done") else None
+
+    def media(self) -> Mapping[str, frozenset[str]]:
+        rows = self.section("media")
+        for kind, sources in rows.items():
+            if not isinstance(sources, list) or not {*map(str, sources)} <= {*SOURCES}:
+                self.refuse(("media", kind), f"a list of {', '.join(SOURCES)} is expected")
+        return {
+            kind: frozenset(map(str, sources)) for kind, sources in rows.items() if isinstance(sources, list)
+        }
 
     def tables(self) -> Mapping[str, Mapping[Any, Any]]:
         tables = self.section("tables")

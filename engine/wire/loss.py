@@ -1,12 +1,18 @@
 """What a format cannot say of a chat, told from the format's own request template.
 
 A kind of part or tool whose name does not occur in the template (as a case of a `$switch`, in an `of_type(...)`) has no
-place in the dialect. What a template leaves out only for some targets is not seen here.
+place in the dialect; so has an image by URL where the format's `media` says that images are data. What a template
+leaves out only for some targets is not seen here.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
+
+SOURCES = ("url", "data", "file_id", "text")
+"""The keys of a part that hold its content, or say where it is."""
+Media = Mapping[str, frozenset[str]]
 
 _WORD = re.compile(r"[a-z_]{3,}")
 
@@ -32,7 +38,9 @@ def find_words(tree: Any, fragments: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(words)
 
 
-def find_lost_kinds(chat: Mapping[str, Any], words: frozenset[str], issuer: str) -> set[str]:
+def find_lost_kinds(
+    chat: Mapping[str, Any], words: frozenset[str], issuer: str, media: Media = MappingProxyType({})
+) -> set[str]:
     """Pointers (with `*` for indexes) to the kinds of parts and tools that these words cannot name."""
     lost: set[str] = set()
     for turn in chat.get("turns") or ():
@@ -40,8 +48,19 @@ def find_lost_kinds(chat: Mapping[str, Any], words: frozenset[str], issuer: str)
             kind = part.get("type")
             if kind not in words or (kind == "native" and part.get("issuer") != issuer):
                 lost.add(f"turns/*/parts/*/{kind}")
+            elif media:
+                lost.update(f"turns/*/parts/*/{name}" for name in _find_lost_sources(part, media))
     for tool in chat.get("tools") or ():
         kind = tool.get("type") or "function"
         if kind not in words and kind != "function" or (kind == "native" and tool.get("issuer") != issuer):
             lost.add(f"tools/*/{kind}")
     return lost
+
+
+def _find_lost_sources(part: Mapping[str, Any], media: Media) -> Iterator[str]:
+    """`image/url` of a part, or of one in a tool's result, whose only source the dialect does not take."""
+    for inner in (part, *(part.get("parts") or ())):
+        taken = media.get(inner.get("type", ""))
+        given = [source for source in SOURCES if inner.get(source) is not None] if taken is not None else []
+        if taken is not None and given and taken.isdisjoint(given):
+            yield f"{inner.get('type')}/{given[0]}"

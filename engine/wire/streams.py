@@ -304,7 +304,7 @@ class StreamWriter:
             state.update(
                 id=event.id or state["id"], created=event.created or state["created"], extra=event.extra
             )
-            state["model"] = self._context.get("model") or event.model
+            state["model"] = event.model or state["model"]
         elif isinstance(event, Finished):
             finish = finish_fields(event)
             state["finishes"].append({"choice": event.choice, **finish})

@@ -30,6 +30,7 @@ class Translation:
         self.stream, self.usage_asked = call.stream, call.usage_asked
         self._asked: dict[str, Any] = {
             "id": call.id,
+            "model": facts["model"],
             "created": int(call.started_at),
             "usage_asked": call.usage_asked,
             "input_estimate": call.input_estimate,

@@ -117,6 +117,7 @@ def test_the_official_client_gets_vectors_from_another_dialect(upstream: Replay,
     with openai.OpenAI(api_key=ADMIN_KEY, base_url=f"{gateway.url}/v1", max_retries=0) as client:
         raw = client.embeddings.with_raw_response.create(model="vectors/one", input=["a"], dimensions=2)
     answer = raw.parse()
+    assert answer.model == "one"
     assert answer.data[0].embedding == [0.5, 1.0] and answer.usage.prompt_tokens == 3
     ((_, body),) = upstream.requests
     assert json.loads(body)["embedding_types"] == ["base64"]

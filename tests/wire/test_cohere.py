@@ -83,6 +83,15 @@ def test_a_document_between_the_words_becomes_a_document_of_the_request() -> Non
     assert body["messages"] == [{"role": "user", "content": "Well?"}]
 
 
+def test_a_document_that_is_no_text_is_lost() -> None:
+    parts = [
+        {"type": "document", "media_type": "application/pdf", "data": "aGk="},
+        {"type": "document", "text": "words"},
+    ]
+    chat = {"model": "m", "turns": [{"role": "user", "parts": parts}]}
+    assert COHERE.find_loss(chat) == ["turns/*/parts/*/document/data"]
+
+
 @pytest.mark.parametrize(
     ("choice", "names", "wire"),
     [

@@ -418,6 +418,7 @@ def test_the_other_operations_read_and_write() -> None:
     [
         ({"operation": "dance"}, ("operation",)),
         ({"framing": "pigeon"}, ("framing",)),
+        ({"media": {"image": ["smoke"]}}, ("media", "image")),
         ({"requests": {}}, ("requests",)),
         ({"usage": {"counts": {"promt": "$.x"}}}, ("usage", "counts", "promt")),
         ({"usage": {"from": "$.["}}, ("usage", "from")),
