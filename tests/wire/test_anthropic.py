@@ -232,6 +232,17 @@ def test_what_was_read_is_told_at_the_start_when_it_is_known() -> None:
     assert start["message"]["usage"]["input_tokens"] == 9
 
 
+def test_why_it_refused_is_told_to_clients_of_chat_completions() -> None:
+    (wire,) = [
+        p.values[0]["wire"] for p in load_golden("answers") if p.values[0]["wire"]["stop_reason"] == "refusal"
+    ]
+    events = MESSAGES.read_reply(wire)
+    choice = CHAT.write_reply(events, {"id": "x"})["choices"][0]
+    assert choice["message"]["refusal"] == "Not that." and choice["finish_reason"] == "content_filter"
+    (refusal,) = fold(read_stream(CHAT, [write_stream(CHAT, events)]))["parts"]
+    assert refusal == {"type": "refusal", "text": "Not that."}
+
+
 def test_native_blocks_of_another_issuer_leave_no_gap() -> None:
     foreign = {"type": "native", "issuer": "somebody", "block": {"code": "1"}}
     events = [

@@ -103,7 +103,7 @@ COMMON: dict[str, st.SearchStrategy[Any]] = {
 CHATS_OF_CHAT = st.fixed_dictionaries(
     {
         "model": st.just("up"),
-        "turns": st.lists(SYSTEM | USER | turn("assistant", ASSISTANT) | TOOL, max_size=5),
+        "turns": st.lists(SYSTEM | USER | turn("assistant", ASSISTANT) | TOOL, min_size=1, max_size=5),
     },
     optional={
         **COMMON,
