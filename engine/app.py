@@ -123,7 +123,7 @@ class WorkerApp:
         inference = InferenceDoors(rooms, self._read_snapshot, self.open_calls, CallIds())
         answers = StoredAnswers(identity, self._answers, self._read_snapshot)
         routes = Routes(inference, report_bug=self._report_route_bug, answers=answers)
-        catalog = ModelCatalog(rooms, self._read_snapshot)
+        catalog = routes.catalog = ModelCatalog(rooms, self._read_snapshot)
         routes.add("GET", "/v1/models", catalog.list_models)
         routes.add("GET", "/models", catalog.list_models)
         routes.add_named("GET", "/v1/models/", catalog.show_model)

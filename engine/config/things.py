@@ -206,6 +206,6 @@ class Library:
 
 def _is_inherited(key: str, over: Thing, chain: tuple[Thing, ...]) -> bool:
     """Names and paths belong to one thing: only one over the shipped thing of its own name keeps them."""
-    if key in ("aliases", "serves", "common"):
+    if key in ("aliases", "serves", "common", "catalog"):
         return all(link.name == over.name for link in chain)
     return key not in NOT_INHERITED and key != over.kind

@@ -14,11 +14,14 @@ import orjson
 
 from engine.call import Call
 from engine.errors import GatewayError
-from engine.http.dialects import write_error, write_error_headers, write_stream_error
+from engine.http.dialects import describe_error, write_error, write_error_headers, write_stream_error
+from engine.wire.formats import Format
+from engine.wire.json_text import write_json
 from engine.wire.reframing import make_reframing
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+Endpoint = Callable[[Any, Any, Send], Awaitable[None]]
 
 _JSON = (b"content-type", b"application/json")
 _LOSS_BYTES = 1024
@@ -211,3 +214,13 @@ async def respond_json(send: Send, status: int, doc: Any, headers: Headers | Non
     head: Headers = [_JSON, (b"content-length", b"%d" % len(body)), *(headers or ())]
     await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def respond_error(send: Send, format: Format | None, error: GatewayError, request_id: str) -> None:
+    """One error answer outside of the corridor, in a dialect where one is known."""
+    if format is None:
+        body = write_json(describe_error(error, request_id))
+    else:
+        body = write_error(format, error, request_id)
+    headers = [(b"x-request-id", request_id.encode()), *error_headers(error)]
+    await respond_json(send, error.status, body, headers)

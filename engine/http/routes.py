@@ -5,7 +5,6 @@ in the dialect that the path is nearest to.
 """
 
 import difflib
-import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,12 +12,11 @@ from typing import Any
 
 from engine.errors import GatewayError, GatewayMistake, MethodNotAllowed, NotBuilt, NotFound
 from engine.http.answers import StoredAnswers
-from engine.http.dialects import describe_error, write_error
+from engine.http.catalog import ModelCatalog
+from engine.http.identifiers import make_request_id
 from engine.http.inference import InferenceDoors
-from engine.http.respond import Send, error_headers, respond_json
-from engine.wire.json_text import write_json
+from engine.http.respond import Endpoint, Send, respond_error
 
-Endpoint = Callable[[Any, Any, Send], Awaitable[None]]
 NamedEndpoint = Callable[[Any, Any, Send, str], Awaitable[None]]
 
 NOT_BUILT = ("/v1/batches", "/v1/files", "/v1/realtime", "/mcp")
@@ -33,6 +31,7 @@ class Routes:
     prefixes: dict[str, dict[str, NamedEndpoint]] = field(default_factory=dict)
     report_bug: Callable[[str, str, Exception], None] = lambda path, request_id, bug: None
     answers: StoredAnswers | None = None
+    catalog: ModelCatalog | None = None
 
     def add(self, method: str, path: str, endpoint: Endpoint) -> None:
         self.exact.setdefault(path, {})[method] = endpoint
@@ -60,6 +59,10 @@ class Routes:
 
     def _find_endpoint(self, scope: Any) -> Endpoint:
         path, method = scope["path"], scope["method"]
+        is_door = self.inference.find(path, scope.get("query_string", b"")) is not None
+        if method == "GET" and self.catalog is not None and not is_door:
+            if (listed := self.catalog.find(scope)) is not None:
+                return listed
         methods = self.exact.get(path)
         if methods is not None:
             if method not in methods:
@@ -71,7 +74,7 @@ class Routes:
                 return partial(_call_named, named[method], name)
         if self.answers is not None and (found := self.answers.find(method, path)) is not None:
             return found
-        if self.inference.find(path, scope.get("query_string", b"")) is not None:
+        if is_door:
             raise MethodNotAllowed(path, method, ["POST"])
         if path.startswith(NOT_BUILT):
             raise NotBuilt(f"{path} is not built yet")
@@ -82,22 +85,11 @@ class Routes:
         raise NotFound(f"there is no route {method} {path[:200]}{hint}", code="endpoint_not_found")
 
     async def _refuse(self, scope: Any, send: Send, error: GatewayError, request_id: str) -> None:
-        """One error answer outside of the corridor."""
-        format = self.inference.guess_format(scope["path"])
-        if format is None:
-            body = write_json(describe_error(error, request_id))
-        else:
-            body = write_error(format, error, request_id)
-        headers = [(b"x-request-id", request_id.encode()), *error_headers(error)]
-        await respond_json(send, error.status, body, headers)
+        await respond_error(send, self.inference.guess_format(scope["path"]), error, request_id)
 
 
 async def _call_named(endpoint: NamedEndpoint, name: str, scope: Any, receive: Any, send: Send) -> None:
     await endpoint(scope, receive, send, name)
-
-
-def make_request_id() -> str:
-    return f"req_{secrets.token_hex(12)}"
 
 
 async def refuse_scope(scope: Any, receive: Any, send: Send) -> None:

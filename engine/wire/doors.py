@@ -28,6 +28,8 @@ MODEL = "{model}"
 _PATH = re.compile(r"/[^{}?#\s]*(\{model\}[^{}?#\s]*)?")
 _HEADER = re.compile(r"[a-z0-9-]+")
 _ROW_KEYS = ("path", "stream", "framing", "query")
+_CATALOG_KEYS = ("path", "header", "list", "one")
+_CATALOG_WRONG = f"one of {', '.join(_CATALOG_KEYS)} is expected"
 _NEEDED = ("read_request", "write_reply", "write_error")
 _BELONGS_TO_ROUTING = frozenset(
     ("authorization", "host", "connection", "content-length", "content-type", "transfer-encoding", "accept")
@@ -64,6 +66,10 @@ class ClientSide:
     key_parameter: str = ""
     """The query parameter that may carry the API key."""
     request_id_header: bytes = b""
+    catalog_path: str = ""
+    """Where clients ask for the list of models; one model stands below it."""
+    catalog_header: bytes = b""
+    """The header that tells these clients from others who ask at the same path."""
 
 
 def compile_client_side(tree: Mapping[str, Any], problems: Problems) -> ClientSide:
@@ -77,6 +83,8 @@ def compile_client_side(tree: Mapping[str, Any], problems: Problems) -> ClientSi
         verbatim=_read_verbatim(tree, problems),
         key_parameter=str(tree.get("key_parameter", "")),
         request_id_header=str(tree.get("request_id_header", "")).lower().encode(),
+        catalog_path=_read_catalog_text(tree, "path", problems),
+        catalog_header=_read_catalog_text(tree, "header", problems).lower().encode(),
     )
 
 
@@ -106,6 +114,20 @@ def _read_header_names(tree: Mapping[str, Any], problems: Problems) -> list[str]
         if not _HEADER.fullmatch(name) or name in _BELONGS_TO_ROUTING:
             problems.append((("passes_headers", index), "not a header that may be handed through"))
     return names
+
+
+def _read_catalog_text(tree: Mapping[str, Any], key: str, problems: Problems) -> str:
+    catalog = tree.get("catalog")
+    if not isinstance(catalog, Mapping):
+        return ""
+    for name in catalog:
+        if name not in _CATALOG_KEYS and (found := (("catalog", name), _CATALOG_WRONG)) not in problems:
+            problems.append(found)
+    text = catalog.get(key, "")
+    if not isinstance(text, str) or (key == "path" and not _PATH.fullmatch(text)):
+        problems.append((("catalog", key), "a path such as /v1/models is expected"))
+        return ""
+    return text
 
 
 def _compile_servings(tree: Mapping[str, Any], problems: Problems) -> Iterable[Serving]:

@@ -51,6 +51,7 @@ SECTIONS: Mapping[str, str] = {
     "issuer": "whose opaque state (signatures, encrypted reasoning) is native to this wire",
     "serves": "where clients may speak it: a list of {path, stream, framing, query}",
     "common": "true: examples and commands take requests of its operation in this format unless told otherwise",
+    "catalog": "how its clients see the list of models: path, header, list, one",
     "usage_asked": "JSONPath of what asks for usage in a stream; default: the dialect always shows it",
     "passes_headers": "headers of a client that go on to a provider of the same wire",
     "camel_case_except": "clients may write keys with underscores, too: the keys below which they stay as they are",
@@ -252,6 +253,13 @@ class Format:
         self._need("write_stream")
         return StreamWriter(self._write_plan, asked)
 
+    def write_models(self, models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The list of models, as the dialect's clients read it."""
+        return self._render("catalog.list", list(models)) or {}
+
+    def write_model(self, model: Mapping[str, Any]) -> dict[str, Any]:
+        return self._render("catalog.one", model) or {}
+
     def write_error(self, error: Mapping[str, Any]) -> dict[str, Any]:
         """An error's body. `error`: status, message, type, code, param, request_id."""
         return self._render("write_error", error) or {}
@@ -436,6 +444,9 @@ class _Compiler:
         for name, names in _TEMPLATES.items():
             if name in self.tree:
                 templates.add(name, self.tree[name], names, (name,))
+        for row, names in (("list", ("models",)), ("one", ("m",))):
+            if row in (catalog := self.section("catalog")):
+                templates.add(f"catalog.{row}", catalog[row], names, ("catalog", row))
         for row, tree in self.rows("stream").items():
             templates.add(f"stream.{row}", tree, ("e", "name", "kept"), ("stream", "on", row))
         for row, tree in self.rows("write_stream").items():

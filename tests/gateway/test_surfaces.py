@@ -1,4 +1,4 @@
-"""Every dialect at its doors: answers, streams and errors of every kind in its own words; new doors without a restart."""
+"""Every dialect at its doors: answers, streams, errors of every kind in its own words; new doors without a restart."""
 
 import json
 import re
@@ -68,6 +68,15 @@ unknown_price: free
 base_url: {url}
 """
 
+MODELS = """
+models:
+  owl/one:
+    created: 1700000000
+    price: {input: "1"}
+    limits: {context: 1000, output: 50}
+    targets: [{provider: blocks, model: m}]
+"""
+
 
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[Replay]:
@@ -86,6 +95,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, upstream: Replay) -> Itera
         ("parts", "gemini", upstream.url + "/v1beta"),
     ):
         files[f"providers.d/{name}.yaml"] = OWN.format(name=name, format=format, url=url)
+    files["models.d/mine.yaml"] = MODELS
     write_files(folder, files)
     server = Gateway(folder)
     with running(server):
@@ -292,3 +302,21 @@ def test_an_answer_shows_its_request_where_the_dialect_looks_for_it(client: http
     answer = ask(client, "anthropic")
     assert answer.headers["request-id"] == answer.headers["x-request-id"]
     assert time.time() - began < 30
+
+
+def test_the_list_of_models_has_the_dialects_shape(gateway: Gateway, client: httpx.Client) -> None:
+    listed = client.get("/v1/models", headers={"anthropic-version": "2023-06-01"}).json()
+    row = {"type": "model", "id": "owl/one", "display_name": "owl/one", "created_at": "2023-11-14T22:13:20Z"}
+    assert row in listed["data"] and listed["has_more"] is False and listed["first_id"]
+    assert client.get("/v1/models/owl/one", headers={"anthropic-version": "2023-06-01"}).json() == row
+    missing = client.get("/v1/models/no", headers={"anthropic-version": "2023-06-01"})
+    assert missing.status_code == 404 and missing.json()["type"] == "error"
+    assert client.get("/v1/models").json()["object"] == "list"
+
+    with httpx.Client(base_url=gateway.url) as stranger:
+        models = stranger.get("/v1beta/models", params={"key": ADMIN_KEY}).json()["models"]
+        refused = stranger.get("/v1beta/models")
+    (owl,) = [model for model in models if model["name"] == "models/owl/one"]
+    assert (owl["inputTokenLimit"], owl["outputTokenLimit"]) == (1000, 50)
+    assert client.get("/v1beta/models/owl/one").json() == owl
+    assert refused.status_code == 401 and refused.json()["error"]["code"] == 401
