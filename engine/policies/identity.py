@@ -10,6 +10,8 @@ from engine.errors import KeyRefused, NotAllowed
 from engine.secret import Secret
 
 Headers = Sequence[tuple[bytes, bytes]]
+SIGNED = "AWS4-HMAC-SHA256"
+"""Clients that can only sign have our key as the id of their access key. What they signed with is nobody's secret."""
 _KEY_HEADERS = frozenset((b"authorization", b"x-api-key", b"x-goog-api-key"))
 
 
@@ -68,6 +70,8 @@ def _read_header(name: bytes, value: bytes) -> str:
     if name != b"authorization":
         return text
     scheme, _, text = text.partition(" ")
+    if scheme == SIGNED:
+        return text.partition("Credential=")[2].partition("/")[0]
     if scheme.lower() != "bearer":
         raise KeyRefused("the Authorization header must be `Bearer <key>`")
     return text.strip()

@@ -116,6 +116,22 @@ def forget(upstream: Replay) -> None:
     upstream.requests.clear()
 
 
+def test_a_client_that_signs_has_its_key_as_the_id_of_its_access_key(
+    upstream: Replay, gateway: Gateway
+) -> None:
+    upstream.scripts["m"] = Script(json.dumps(ANSWER).encode(), JSON)
+    with closing(
+        boto3.client(
+            "bedrock-runtime",
+            region_name="eu-west-1",
+            endpoint_url=gateway.url,
+            aws_access_key_id=ADMIN_KEY,
+            aws_secret_access_key="anything",
+        )
+    ) as client:
+        assert client.converse(**ask())["stopReason"] == "end_turn"
+
+
 def ask(**more: Any) -> dict[str, Any]:
     return {"modelId": "binary/m", "messages": [{"role": "user", "content": [{"text": "hi"}]}], **more}
 

@@ -42,6 +42,10 @@ def identity(keys: Keys | None = None) -> Identity:
         (b"authorization", f"bearer   {KEY} "),
         (b"authorization", f"BEARER {KEY}"),
         (b"x-api-key", KEY),
+        (
+            b"authorization",
+            f"AWS4-HMAC-SHA256 Credential={KEY}/2026/r/s/aws4_request, SignedHeaders=a, Signature=0",
+        ),
         (b"x-goog-api-key", f" {KEY}"),
     ],
 )
