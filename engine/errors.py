@@ -183,6 +183,8 @@ class ProviderError:
     type: str | None = None
     code: str | None = None
     param: str | None = None
+    retry_after_s: float | None = None
+    """What the body asks to wait, where the wire says it there."""
 
 
 @dataclass(frozen=True, slots=True)

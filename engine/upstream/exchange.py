@@ -188,6 +188,8 @@ async def read_refusal(reply: Reply, endpoint: Endpoint, target: Target) -> Upst
     kind = endpoint.format.kind_of_error(status, facts) or CALLER_KINDS.get(status, str(status))
     message = facts.message or f"{target.provider.name} answered with status {status}"
     retry_after_s = read_retry_after(reply.header(b"retry-after"), reply.header(b"retry-after-ms"))
+    if retry_after_s is None and facts.retry_after_s is not None:
+        retry_after_s = min(facts.retry_after_s, LONGEST_RETRY_AFTER_S)
     return UpstreamFailure(kind, message, status=status, retry_after_s=retry_after_s, error=facts)
 
 

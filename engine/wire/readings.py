@@ -292,6 +292,7 @@ class ErrorReader:
             name: _compile_fact([*_as_list(raw.get(name)), *shapes], ("errors", name), problems)
             for name, shapes in _SHAPES.items()
         }
+        self._waits = _compile_paths(raw.get("retry_after"), ("errors", "retry_after"), problems)
         self._inside = _compile_paths(raw.get("inside"), ("errors", "inside"), problems)
         statuses = _as_mapping(raw.get("statuses"), ("errors", "statuses"), problems)
         self._statuses = {str(status): str(kind) for status, kind in statuses.items()}
@@ -309,7 +310,8 @@ class ErrorReader:
             return ProviderError(said[:MAX_MESSAGE] or f"the provider answered with status {status}")
         facts = {name: read(doc) for name, read in self._readers.items()}
         message = facts["message"] or f"the provider answered with status {status}"
-        return ProviderError(message[:MAX_MESSAGE], facts["type"], facts["code"], facts["param"])
+        wait_s = next((wait_s for read in self._waits if (wait_s := _as_wait(read(doc))) is not None), None)
+        return ProviderError(message[:MAX_MESSAGE], facts["type"], facts["code"], facts["param"], wait_s)
 
     @property
     def looks_inside(self) -> bool:
@@ -325,6 +327,15 @@ class ErrorReader:
             if matches(status, error):
                 return kind
         return self._statuses.get(str(status))
+
+
+_WAIT = re.compile(r"(\d+(?:\.\d+)?)s?")
+
+
+def _as_wait(value: Any) -> float | None:
+    """Seconds of a number, or of a text such as `34.4s`."""
+    found = _WAIT.fullmatch(str(value)) if isinstance(value, int | float | str) else None
+    return float(found.group(1)) if found is not None else None
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -172,6 +172,13 @@ def test_errors_are_known_by_status_and_reason(
         assert read.code == (code or error["status"])
 
 
+def test_how_long_to_wait_stands_in_the_body() -> None:
+    info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34.4s"}
+    said = {"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "details": [{"reason": "R"}, info]}}
+    assert GEMINI.read_error(429, said, "").retry_after_s == 34.4
+    assert GEMINI.read_error(429, {"error": {"details": [{"retryDelay": "soon"}]}}, "").retry_after_s is None
+
+
 def test_an_error_for_a_client_names_its_field_and_reason() -> None:
     told = GEMINI.write_error(
         {
