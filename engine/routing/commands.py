@@ -14,20 +14,31 @@ from engine.call import Call, Caller
 from engine.config.naming import Decision
 from engine.config.reload import Loader
 from engine.config.settings import read_environment, read_settings
-from engine.config.snapshot import Credential, Provider, Snapshot, Target
+from engine.config.snapshot import Credential, Model, Provider, Snapshot, Target
 from engine.errors import GatewayError
 from engine.routing.attempts import describe_target
 from engine.routing.balance import Latencies, estimate_cost, order_targets
-from engine.routing.names import follow_name
-from engine.routing.resolve import Plan, make_plan
+from engine.routing.names import Found, follow_name
+from engine.routing.resolve import Plan, find_price, make_plan
 from engine.secret import Secret
-from engine.upstream.exchange import render_body, render_head, render_headers
+from engine.upstream.exchange import MADE_FOR_EACH_REQUEST, render_body, render_head, render_headers
 from engine.wire.doors import open_side_door
 from engine.wire.operations import OPERATIONS
 from engine.wire.requests import read_request
 from engine.wire.translation import open_translation
+from engine.wire.usage import UNITS
 
-SAMPLE = b'{"messages":[{"role":"user","content":"hi"}]}'
+_CHAT = {"messages": [{"role": "user", "content": "hi"}]}
+SAMPLES: dict[str, dict[str, Any]] = {
+    "chat": _CHAT,
+    "count_tokens": _CHAT,
+    "completions": {"prompt": "hi"},
+    "images": {"prompt": "hi"},
+    "image_edits": {"prompt": "hi"},
+    "rerank": {"query": "hi", "documents": ["hi"]},
+    "speech": {"input": "hi", "voice": "alloy"},
+}
+"""A small request for each operation; of the others: an input."""
 _MASKED = Secret("***")
 
 
@@ -41,49 +52,64 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     render.add_argument("--model", help="the provider's own name for the model (default: the chat's)")
     for parser, run in ((explain, run_explain), (render, run_render)):
         parser.add_argument("-c", "--config", metavar="FILE", help="gateway.yaml")
-        parser.add_argument("--operation", choices=OPERATIONS, default="chat")
+        parser.add_argument("--operation", choices=OPERATIONS, default="chat" if run is run_render else None)
         parser.add_argument("--format", choices=("text", "json"), default="text")
         parser.set_defaults(run=run)
 
 
 def run_explain(args: argparse.Namespace) -> int:
     snapshot = load_snapshot(args.config)
-    call = read_call(snapshot, args.operation, args.model)
+    found = follow_name(snapshot, args.model)
+    operation = args.operation or name_operation(found.model if found else None)
+    plan, refusal = None, ""
     try:
-        plan = make_plan(snapshot, Caller("cli", "cli", unlimited=True), args.model, args.operation)
+        plan = make_plan(snapshot, Caller("cli", "cli", unlimited=True), args.model, operation)
     except GatewayError as error:
-        refusal, plan = error.message, None
-    else:
-        refusal = ""
-    document = explain_name(call, plan)
-    if document is not None:
+        refusal = error.message
+    if found is not None:
+        document = explain_name(args.model, found, operation, plan, read_body(operation, args.model))
         print(json.dumps(document) if args.format == "json" else "\n".join(word_explanation(document)))
     if refusal:
         print(refusal, file=sys.stderr)
     return 1 if refusal else 0
 
 
-def explain_name(call: Call, plan: Plan | None) -> dict[str, Any] | None:
+def name_operation(model: Model | None) -> str:
+    """What a model is for, as its capabilities say; chat, when they do not."""
+    capabilities = model.capabilities if model is not None else frozenset()
+    fitting = (
+        operation
+        for operation in OPERATIONS
+        if operation.rstrip("s") in {w.rstrip("s") for w in capabilities}
+    )
+    return next(fitting, "chat")
+
+
+def explain_name(
+    name: str, found: Found, operation: str, plan: Plan | None, request: dict[str, Any]
+) -> dict[str, Any]:
     """How the name was found, who is asked in which order, who is not and why, and the most it could cost.
-    None for a name that nobody has; without a plan nobody is asked.
+    Without a plan nobody is asked.
     """
-    found = follow_name(call.snapshot, call.requested_model)
-    if found is None:
-        return None
     model = found.model
-    asked = list_asked(call, plan) if plan is not None else []
+    asked = list_asked(request, plan) if plan is not None else []
     usable = {target.name for target in plan.targets} if plan is not None else set()
     costs = [Decimal(target["at_most_usd"]) for target in asked]
     return {
-        "requested_model": call.requested_model,
+        "requested_model": name,
         "model": model.name,
+        "operation": operation,
         "rule": found.steps[0][1].why,
-        "steps": [describe_step(name, decision) for name, decision in found.steps],
+        "steps": [describe_step(step, decision) for step, decision in found.steps],
         "strategy": model.strategy,
         "policy": model.policy.name,
         "targets": asked,
         "left_out": [
-            {"provider": target.provider.name, "model": target.model, "reason": name_reason(call, target)}
+            {
+                "provider": target.provider.name,
+                "model": target.model,
+                "reason": name_reason(operation, target),
+            }
             for target in model.targets
             if target.name not in usable
         ],
@@ -91,10 +117,10 @@ def explain_name(call: Call, plan: Plan | None) -> dict[str, Any] | None:
     }
 
 
-def list_asked(call: Call, plan: Plan) -> list[dict[str, Any]]:
-    """The plan's targets in order, and the most that the call could cost at each."""
-    tokens = estimate_input_tokens(call.request)
-    wanted = call.request.get("max_completion_tokens") or call.request.get("max_tokens")
+def list_asked(request: dict[str, Any], plan: Plan) -> list[dict[str, Any]]:
+    """The plan's targets in order, the most that the call could cost at each in tokens, and prices of units."""
+    tokens = estimate_input_tokens(request)
+    wanted = request.get("max_completion_tokens") or request.get("max_tokens")
     output = wanted if isinstance(wanted, int) else plan.model.output or plan.policy.assume_output_tokens
     ordered = order_targets(plan, Latencies(), lambda: 0.5, input_tokens=tokens, output_tokens=output)
     return [
@@ -103,10 +129,21 @@ def list_asked(call: Call, plan: Plan) -> list[dict[str, Any]]:
             "model": target.model,
             "weight": target.weight,
             "prefill": target.prefill,
-            "at_most_usd": format_usd(estimate_cost(plan, target, tokens, output)),
+            "at_most_usd": format_usd(estimate_most(plan, target, tokens, output)),
+            "unit_prices": {
+                UNITS[unit]: format_usd(amount)
+                for unit, amount in find_price(plan.model, target).units.items()
+            },
         }
         for target in ordered
     ]
+
+
+def estimate_most(plan: Plan, target: Target, input_tokens: int, output_tokens: int) -> Decimal:
+    """As if every token that is written were of the dearer class."""
+    price = find_price(plan.model, target)
+    dearer = max(price.reasoning - price.output, Decimal(0))
+    return estimate_cost(plan, target, input_tokens, output_tokens) + dearer * output_tokens
 
 
 def describe_step(name: str, decision: Decision) -> dict[str, Any]:
@@ -115,10 +152,10 @@ def describe_step(name: str, decision: Decision) -> dict[str, Any]:
     return {"name": name, "rule": decision.why, "place": decision.place, "use": decision.use, "ask": asks}
 
 
-def name_reason(call: Call, target: Target) -> str:
+def name_reason(operation: str, target: Target) -> str:
     """Why nobody asks this target."""
-    if call.operation not in target.provider.endpoints:
-        return f"does not serve {call.operation}"
+    if operation not in target.provider.endpoints:
+        return f"does not serve {operation}"
     return target.provider.reason or "its model cannot be asked"
 
 
@@ -131,7 +168,8 @@ def word_explanation(document: dict[str, Any]) -> list[str]:
         lines += map(word_step, document["steps"])
     for number, target in enumerate(document["targets"], 1):
         extra = ", prefill" if target["prefill"] else ""
-        cost = f"at most {target['at_most_usd']} USD"
+        units = [f"{price} USD {unit.replace('_', ' ')}" for unit, price in target["unit_prices"].items()]
+        cost = ", ".join(units) or f"at most {target['at_most_usd']} USD"
         lines.append(
             f"  {number}. {target['provider']}: {target['model']} (weight {target['weight']:g}{extra}; {cost})"
         )
@@ -170,8 +208,8 @@ def run_render(args: argparse.Namespace) -> int:
 def render_request(call: Call, provider: Provider, model: str) -> dict[str, Any]:
     """The upstream request of this call as a document, every secret masked."""
     target = Target(provider, model, weight=1, prefill=False, price=None, context=None, output=None)
-    endpoint = provider.endpoints[call.operation]
     surface = call.door.format
+    endpoint = provider.find_endpoint(call.operation, surface.name)
     if endpoint.format.name == surface.name:
         body = render_body(call, target, endpoint)
     else:
@@ -186,6 +224,7 @@ def render_request(call: Call, provider: Provider, model: str) -> dict[str, Any]
         "url": f"{origin}{path}",
         "headers": {
             **render_headers(provider, credential),
+            **({"authorization": "***"} if provider.auth.kind in MADE_FOR_EACH_REQUEST else {}),
             **{name.lower(): value for name, value in shown.items()},
         },
         "body": orjson.loads(body),
@@ -197,13 +236,17 @@ def load_snapshot(config: str | None) -> Snapshot:
     return loader.prepare(loader.read(), run_examples=False)
 
 
-def read_call(snapshot: Snapshot, operation: str, model: str) -> Call:
-    """A call from standard input, or a one-word chat when there is none."""
-    text = SAMPLE if sys.stdin.isatty() else sys.stdin.buffer.read().strip() or SAMPLE
-    body = orjson.loads(text)
+def read_body(operation: str, model: str) -> dict[str, Any]:
+    """The request on standard input, or a small one when there is none."""
+    text = b"" if sys.stdin.isatty() else sys.stdin.buffer.read().strip()
+    body: dict[str, Any] = orjson.loads(text) if text else dict(SAMPLES.get(operation, {"input": "hi"}))
     body.setdefault("model", model)
-    if operation != "chat" and text == SAMPLE:
-        body = {"model": body["model"], "prompt" if operation == "completions" else "input": "hi"}
+    return body
+
+
+def read_call(snapshot: Snapshot, operation: str, model: str) -> Call:
+    """A call with that body, at the door of its operation."""
+    body = read_body(operation, model)
     now = time.time()
     door = open_side_door(snapshot.surfaces[operation], "cli")
     call = Call("cli", "cli", door, now, 0.0, snapshot, body=orjson.dumps(body))
