@@ -30,6 +30,8 @@ MAX_HEADS = 5_000
 SHORTEST_SECRET = 6
 LONGEST_RETRY_AFTER_S = 3600.0
 """No provider can put itself out of use for longer with one header."""
+MADE_FOR_EACH_REQUEST = frozenset({"sigv4", "google_service_account"})
+"""Kinds of auth whose `authorization` is no part of the constant head (upstream/auth)."""
 CALLER_KINDS = {400: "invalid_request", 413: "invalid_request", 422: "invalid_request"}
 
 
