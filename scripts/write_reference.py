@@ -20,6 +20,7 @@ from engine.config.schema_gateway import DEFAULT_TREE, GatewayFile
 from engine.config.schema_names import NamesFile
 from engine.config.schema_policy import PolicyFile
 from engine.config.schema_provider import ProviderFile
+from engine.config.yamltree import parse_document
 from engine.wire.formats import SECTIONS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -37,6 +38,7 @@ FILES: Mapping[str, type[BaseModel]] = {
 ELSEWHERE = {PriceEntry.__name__: "models.NAME.price"}
 """Written out in the table of models only."""
 
+VARIABLE = re.compile(r"\$\{(\w+)")
 SHORT_NAMES = {
     r"^[A-Za-z0-9][A-Za-z0-9._-]*$": "name",
     r"^[^\s\x00-\x1f]+$": "model name",
@@ -278,7 +280,29 @@ def describe_argument(action: argparse.Action) -> tuple[str, ...]:
     return names, value, default, (action.help or ARGUMENTS[key]) % {"default": action.default}
 
 
+# --- the shipped providers, from their files
+
+
+def write_providers(_: str) -> str:
+    rows = (describe_provider(path) for path in sorted((ROOT / "providers.d").glob("*.yaml")))
+    return write_table(("provider", "wire", "variables"), rows)
+
+
+def describe_provider(path: pathlib.Path) -> tuple[str, ...]:
+    tree = parse_document(path.read_bytes()).tree
+    wire = tree["format"] if isinstance(tree["format"], str) else tree["format"]["extends"]
+    wires = [wire, *tree.get("also", ())]
+    names = [f"`{name}`" for name in dict.fromkeys(VARIABLE.findall(path.read_text()))]
+    notes = [] if tree.get("enabled", True) else [f"switched off: {tree['reason']}"]
+    return (
+        f"`{tree['provider']}`",
+        ", ".join(f"`{name}`" for name in wires),
+        "; ".join([", ".join(names), *notes]).removeprefix("; "),
+    )
+
+
 WRITERS: Mapping[str, Callable[[str], str]] = {
+    "providers": write_providers,
     "keys": write_keys,
     "sections": write_sections,
     "commands": write_commands,
