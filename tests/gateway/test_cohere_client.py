@@ -59,7 +59,12 @@ def upstream() -> Iterator[Replay]:
 @pytest.fixture(scope="module")
 def gateway(upstream: Replay, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     files = {"policies.d/default.yaml": POLICY}
-    for name, form in {"own": "cohere", "other": "openai-chat", "vectors": "openai-embeddings"}.items():
+    for name, form in {
+        "own": "cohere",
+        "other": "openai-chat",
+        "vectors": "openai-embeddings",
+        "order": "voyage-rerank",
+    }.items():
         text = PROVIDER.replace("NAME", name).replace("FORMAT", form).replace("URL", upstream.url)
         files[f"providers.d/{name}.yaml"] = text
     started = Gateway(write_files(tmp_path_factory.mktemp("cohere"), files))
@@ -229,3 +234,14 @@ def test_vectors_of_another_wire_come_by_type(upstream: Replay, client: cohere.C
     )
     assert answer.embeddings.float_ == [[0.5, 1.0]] and answer.meta is not None
     assert answer.meta.billed_units is not None and answer.meta.billed_units.input_tokens == 3
+
+
+def test_an_order_of_another_wire_comes_as_results(upstream: Replay, client: cohere.ClientV2) -> None:
+    rows = [{"index": 1, "relevance_score": 0.9}, {"index": 0, "relevance_score": 0.1}]
+    said = {"object": "list", "data": rows, "model": "one", "usage": {"total_tokens": 5}}
+    upstream.scripts["one"] = Script(json.dumps(said).encode(), JSON)
+    upstream.requests.clear()
+    answer = client.rerank(model="order/one", query="warm?", documents=["cold", "warm"], top_n=2)
+    assert [(row.index, row.relevance_score) for row in answer.results] == [(1, 0.9), (0, 0.1)]
+    ((_, body),) = upstream.requests
+    assert json.loads(body)["top_k"] == 2
