@@ -47,8 +47,10 @@ class Accepts:
         """The rules for the body's own keys and for the items of its lists: cheap enough for every request."""
         outline = self._outline
         for name, value in body.items():
-            if value is not None and (demand := outline.get(name)) is not None:
-                demand.check(value, name)
+            demand = outline.get(name)
+            if demand is None or value is None or (value and value.__class__ in demand.sure):
+                continue
+            demand.check(value, name)
         for name in self._required:
             if body.get(name) is None:
                 outline[name].check(None, name)
@@ -72,6 +74,9 @@ class _Demand:
         self.filled = filled
         self.counts = "count" in names
         self.unsupported = "unsupported" in names
+        unsure = allowed or self.counts or self.unsupported
+        self.sure: frozenset[type] = frozenset(() if unsure else self.types)
+        """Classes whose values fit unless they are empty."""
 
     def is_plainly_met(self, value: Any) -> bool:
         """True is certain; False may still pass `check`."""

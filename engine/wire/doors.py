@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from engine.wire.framing import MEDIA_TYPES
-from engine.wire.paths import Getter, PathRefused, compile_path
+from engine.wire.paths import Getter, PathRefused, compile_path, split_plain_path
 
 if TYPE_CHECKING:
     from engine.wire.formats import Format
@@ -91,18 +91,17 @@ def compile_client_side(tree: Mapping[str, Any], problems: Problems) -> ClientSi
 def _compile_usage_asked(tree: Mapping[str, Any], problems: Problems) -> Getter | None:
     text = tree.get("usage_asked")
     try:
-        return None if text is None else compile_path(text)
+        steps = split_plain_path(text) if text is not None else None
+        read = compile_path(text) if steps else None
     except PathRefused as refused:
         problems.append((("usage_asked",), str(refused)))
         return None
-
-
-def _read_verbatim(tree: Mapping[str, Any], problems: Problems) -> frozenset[str] | None:
-    names = tree.get("camel_case_except")
-    if names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        return None if names is None else frozenset(names)
-    problems.append((("camel_case_except",), "a list of keys is expected"))
-    return None
+    if text is not None and not steps:
+        problems.append((("usage_asked",), "a plain path such as $.options.usage is expected"))
+    if read is None or not steps:
+        return None
+    key, find = steps[0], read
+    return lambda body: find(body) if key in body else None
 
 
 def _read_header_names(tree: Mapping[str, Any], problems: Problems) -> list[str]:

@@ -126,10 +126,12 @@ class Replay:
 
 
 def read_model(head: bytes, body: bytes) -> str:
-    """The last `model` of the body, as most servers read it; where it has none, what follows `/model/` in the path."""
+    """The last `model` of the body, as most servers read it; where it has none, what follows `/model/` or `/models/` in the path."""
     target = head.split(b" ", 2)[1].decode()
     if "/model/" in target:
         return unquote(target.partition("/model/")[2].rpartition("/")[0])
+    if "/models/" in target:
+        return unquote(target.partition("/models/")[2].partition(":")[0])
     name: str = json.loads(body)["model"]
     return name
 

@@ -237,6 +237,23 @@ def test_a_model_of_the_path_is_sent_in_the_path_and_not_in_the_body(
     assert head.startswith(b"POST /v1beta/models/m:generateContent ") and json.loads(sent) == PARTS
 
 
+GOOGLE = b'data: {"candidates": [{"content": {"parts": [{"text": "hi"}]}, "finishReason": "STOP", "index": 0}]}\n\n'
+
+
+@pytest.mark.parametrize("dialect", ["gemini", "gemini-array"])
+def test_a_stream_of_the_same_wire_passes_and_is_cut_as_the_client_asked(
+    client: httpx.Client, upstream: Replay, dialect: str
+) -> None:
+    upstream.scripts["m"] = Script(GOOGLE)
+    answer = ask(client, dialect, "parts/m", stream=True)
+    head, _ = upstream.requests[-1]
+    assert head.startswith(b"POST /v1beta/models/m:streamGenerateContent?alt=sse ")
+    if dialect == "gemini":
+        assert answer.content == GOOGLE
+    else:
+        assert answer.json() == [json.loads(GOOGLE[6:])]
+
+
 def test_a_prompt_is_counted_though_no_provider_counts(client: httpx.Client) -> None:
     body = {"model": "sim/echo", "messages": [{"role": "user", "content": "word " * 400}]}
     counted = client.post("/v1/messages/count_tokens", json=body)
