@@ -104,6 +104,14 @@ def _compile_usage_asked(tree: Mapping[str, Any], problems: Problems) -> Getter 
     return lambda body: find(body) if key in body else None
 
 
+def _read_verbatim(tree: Mapping[str, Any], problems: Problems) -> frozenset[str] | None:
+    names = tree.get("camel_case_except")
+    if names is None or (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        return None if names is None else frozenset(names)
+    problems.append((("camel_case_except",), "a list of keys is expected"))
+    return None
+
+
 def _read_header_names(tree: Mapping[str, Any], problems: Problems) -> list[str]:
     names = tree.get("passes_headers", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
