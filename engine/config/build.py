@@ -162,7 +162,10 @@ def _build_messages(entry: MessagesEntry) -> MessageFixes:
 
 
 def build_provider(
-    spec: ProviderFile, endpoints: Mapping[str, Endpoint], simulator_url: str | None
+    spec: ProviderFile,
+    endpoints: Mapping[str, Endpoint],
+    also: Mapping[str, Endpoint],
+    simulator_url: str | None,
 ) -> Provider:
     auth, why_not = build_auth(spec.provider, spec.auth)
     base_url = spec.base_url
@@ -192,6 +195,7 @@ def build_provider(
         prefill=spec.prefill.model_dump() if spec.prefill else None,
         models_listing=spec.models.model_dump(exclude_none=True) if spec.models else None,
         http2=spec.http2,
+        also=also,
         variables={name: value for name, value in spec.variables.items() if isinstance(value, str)},
     )
 

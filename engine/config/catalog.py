@@ -138,7 +138,7 @@ class Catalog:
             for entry in spec.endpoints.values()
             if isinstance(entry, EndpointEntry) and entry.format is not None
         ]
-        return {name: self.formats.get(name) for name in names}
+        return {name: self.formats.get(name) for name in (*names, *spec.also)}
 
     def _compile_models(self) -> None:
         simulators = tuple(name for name, provider in self.providers.items() if provider.simulator)
@@ -231,7 +231,7 @@ class _ModelMaker:
     def _check_traits(self, spec: ModelEntry, notes: Notes) -> None:
         known: list[str] = []
         for index, target in enumerate(spec.targets):
-            here = list_traits(self.providers[target.provider].endpoints)
+            here = list_traits(self.providers[target.provider].all_endpoints)
             known += here
             for path, message in find_unknown_traits(("targets", index, "traits"), target.traits, here):
                 notes.refuse(path, message)

@@ -11,6 +11,7 @@ from engine.config.describe import TreePath, suggest
 from engine.config.entries import Entry
 from engine.config.notes import Built, Notes
 from engine.config.references import Unset
+from engine.config.schema_auth import CredentialEntry, KeyEntry
 from engine.config.schema_provider import EndpointEntry, FormatOverride, ProviderFile
 from engine.config.snapshot import Endpoint, Target
 from engine.wire.formats import Format, FormatRefused, compile_format, compile_readings
@@ -66,10 +67,10 @@ class ProviderBuilder:
         }
         self._fill_base_url()
         self._check_urls()
-        endpoints = self._build_endpoints()
-        self._check_traits(endpoints)
+        endpoints, also = self._build_endpoints(), self._build_also()
+        self._check_traits({**endpoints, **also})
         self._check_listing()
-        return self.notes.built(build_provider(self.spec, endpoints, self.simulator_url))
+        return self.notes.built(build_provider(self.spec, endpoints, also, self.simulator_url))
 
     def _check_traits(self, endpoints: Mapping[str, Endpoint]) -> None:
         if endpoints:
@@ -101,12 +102,13 @@ class ProviderBuilder:
     def _check_urls(self) -> None:
         urls: list[tuple[TreePath, Any]] = [(("base_url",), self.spec.base_url)]
         auth = self.spec.auth
-        for kind, keys in (
-            ("bearer", auth.bearer),
-            ("basic", auth.basic),
-            ("sigv4", auth.sigv4),
-            ("google_service_account", auth.google_service_account),
-        ):
+        lists: dict[str, Sequence[KeyEntry | CredentialEntry] | None] = {
+            "bearer": auth.bearer,
+            "basic": auth.basic,
+            "sigv4": auth.sigv4,
+            "google_service_account": auth.google_service_account,
+        }
+        for kind, keys in lists.items():
             urls += [
                 (("auth", kind, index, "base_url"), key.base_url) for index, key in enumerate(keys or ())
             ]
@@ -141,6 +143,18 @@ class ProviderBuilder:
             if endpoint is not None:
                 endpoints[operation] = endpoint
         return endpoints
+
+    def _build_also(self) -> dict[str, Endpoint]:
+        """The other wires, by their formats' names."""
+        also: dict[str, Endpoint] = {}
+        for name, entry in self.spec.also.items():
+            if name not in self.known_formats:
+                near = suggest(name, list(self.known_formats))
+                self.notes.refuse(("also", name), f'no wire format "{name}"{near}')
+            endpoint = self._build_endpoint(name, entry, self.formats.get(name))
+            if endpoint is not None:
+                also[name] = endpoint
+        return also
 
     def _build_endpoint(self, operation: str, entry: EndpointEntry, format: Format | None) -> Endpoint | None:
         if entry.format is not None:

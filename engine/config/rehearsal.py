@@ -53,7 +53,7 @@ class Asked:
 def show_sent(target: Target, asked: Asked) -> Sent:
     """The request at `target` for what was asked."""
     provider = target.provider
-    endpoint = provider.endpoints[asked.operation]
+    endpoint = provider.find_endpoint(asked.operation, asked.surface.name)
     same_wire = endpoint.format.name == asked.surface.name
     sent = dict(asked.body) if same_wire else _translate(target, endpoint, asked)
     edits = provider.params.edits(sent, target.model)

@@ -178,6 +178,9 @@ class ProviderFile(Strict):
     endpoints: dict[Operation, Endpoint] = described(
         "endpoints that differ from the format's; false: not there", {}
     )
+    also: dict[Name, EndpointEntry] = described(
+        "other wire formats that it speaks, taken for clients that speak them, and where they are served", {}
+    )
     usage: UsageFrom | None = described("where usage is reported", None)
     errors: dict[str, Any] | None = described("leaves over the format's `errors`", None)
     models: ListingEntry | None = described("how its list of models is read", None)

@@ -218,6 +218,17 @@ class Provider:
     variables: Mapping[str, str] = field(default_factory=dict)
     """Names for what paths are made of: an account, a region."""
     http2: bool = False
+    also: Mapping[str, Endpoint] = field(default_factory=dict)
+    """Other wires that it speaks, by the name of their format."""
+
+    @property
+    def all_endpoints(self) -> Mapping[str, Endpoint]:
+        return {**self.endpoints, **self.also}
+
+    def find_endpoint(self, operation: str, dialect: str) -> Endpoint:
+        """Where a call goes: on its caller's own wire if this provider speaks it, else on its main one."""
+        own = self.also.get(dialect)
+        return own if own is not None and own.format.operation == operation else self.endpoints[operation]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -75,7 +75,7 @@ class Attempts:
         self.last = attempt
         reader: AnswerReader | None = None
         try:
-            endpoint = target.provider.endpoints[call.operation]
+            endpoint = find_endpoint(call, target)
             body = self._render(target, endpoint, rescue)
             passed = call.passed_headers if self._translation is None else ()
             upstream = await self._exchange.open(
@@ -115,7 +115,7 @@ class Attempts:
 
     def speaks_callers_wire(self, target: Target) -> bool:
         call = self._call
-        format = target.provider.endpoints[call.operation].format
+        format = find_endpoint(call, target).format
         return format.name == call.door.format.name and format.look is not None
 
     def _keep(self, reader: AnswerReader | None, target: Target, attempt: Attempt) -> None:
@@ -214,6 +214,10 @@ def count_choices(request: Mapping[str, Any]) -> int:
     return choices
 
 
+def find_endpoint(call: Call, target: Target) -> Endpoint:
+    return target.provider.find_endpoint(call.operation, call.door.format.name)
+
+
 def describe_target(call: Call, target: Target) -> dict[str, Any]:
     """The target as request templates see it."""
     return {
@@ -223,5 +227,5 @@ def describe_target(call: Call, target: Target) -> dict[str, Any]:
         "stream": call.stream,
         "limits": {"context": target.context, "output": target.output},
         "capabilities": sorted(call.model.capabilities) if call.model else [],
-        "traits": target.provider.endpoints[call.operation].traits_of(target),
+        "traits": find_endpoint(call, target).traits_of(target),
     }
