@@ -155,6 +155,7 @@ def _is_plain(text: str) -> bool:
     """Whether the text is itself in flow YAML: begins with a letter and has nothing that YAML means."""
     return (
         text[:1].isalpha()
+        and text == text.strip()
         and not any(mark in text for mark in (": ", " #", ",", "[", "]", "{", "}", '"'))
         and not text.endswith(":")
         and text.lower() not in ("null", "true", "false", "yes", "no", "on", "off")
