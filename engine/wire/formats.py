@@ -14,6 +14,7 @@ from engine.errors import InvalidRequest, ProviderError
 from engine.wire.accepts import Accepts, compile_accepts
 from engine.wire.canonical import Event, Failed, UsageReported
 from engine.wire.doors import ClientSide, compile_client_side
+from engine.wire.error_readings import ErrorReader
 from engine.wire.event_look import EventLook, compile_event_look
 from engine.wire.expressions import TemplateFailed
 from engine.wire.framing import FRAME_WRITERS, MEDIA_TYPES, SPLITTERS, Splitter
@@ -22,7 +23,7 @@ from engine.wire.loss import SOURCES, find_lost_kinds, find_words
 from engine.wire.operations import OPERATIONS
 from engine.wire.origins import Places, point_at_losses, trace_request
 from engine.wire.paths import Getter, PathRefused, compile_first, compile_path
-from engine.wire.readings import ErrorReader, UsageReader
+from engine.wire.readings import UsageReader
 from engine.wire.secrets import refuse_secrets
 from engine.wire.spellings import camel_case_keys
 from engine.wire.stored import KEYS as STORED_KEYS

@@ -1,16 +1,13 @@
-"""Single facts of a wire's documents, read by declared paths: what was used, what went wrong, which kind it is."""
+"""What was used: tokens and units, read from a wire's documents by declared paths."""
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
 
-from engine.errors import ProviderError
-from engine.wire.paths import Getter, PathRefused, RowsGetter, compile_path, compile_rows, split_plain_path
+from engine.wire.declared import Path, Problems, as_list, as_mapping, as_scalars, compile_paths
+from engine.wire.paths import Getter, PathRefused, RowsGetter, compile_rows, split_plain_path
 from engine.wire.usage import CLASSES, NO_UNITS, UNITS, Usage, split_inclusive_counts
 
-Path = tuple[str | int, ...]
-Problems = list[tuple[Path, str]]
 Counts = dict[str, Any]
 """Tokens are whole numbers; units are Decimals."""
 
@@ -22,10 +19,10 @@ class UsageReader:
     """Reads token counts. `outside` names classes that this wire counts beside its totals instead of in them."""
 
     def __init__(self, raw: Mapping[str, Any], problems: Problems) -> None:
-        self._sources = _compile_paths(raw.get("from", "$.usage"), ("usage", "from"), problems)
+        self._sources = compile_paths(raw.get("from", "$.usage"), ("usage", "from"), problems)
         self._counts: list[tuple[str, Getter]] = []
         wanted: list[tuple[str, Places]] = []
-        for name, paths in _as_mapping(raw.get("counts"), ("usage", "counts"), problems).items():
+        for name, paths in as_mapping(raw.get("counts"), ("usage", "counts"), problems).items():
             if name not in COUNT_NAMES:
                 problems.append(
                     (
@@ -41,11 +38,11 @@ class UsageReader:
                 self._counts.append((name, _compile_count(paths, ("usage", "counts", name), problems)))
         self._spots, self._inner_spots = arrange_places(wanted)
         self._asked: list[tuple[str, Getter]] = []
-        for name, paths in _as_mapping(raw.get("asked"), ("usage", "asked"), problems).items():
+        for name, paths in as_mapping(raw.get("asked"), ("usage", "asked"), problems).items():
             if name not in UNITS:
                 problems.append((("usage", "asked", name), f"not a unit ({', '.join(UNITS)})"))
             self._asked.append((name, _compile_amount(paths, ("usage", "asked", name), problems)))
-        self._outside = frozenset(_as_scalars(raw.get("outside"), ("usage", "outside"), problems))
+        self._outside = frozenset(as_scalars(raw.get("outside"), ("usage", "outside"), problems))
         for name in self._outside - set(CLASSES):
             problems.append((("usage", "outside"), f"{name!r} is not a class of tokens"))
 
@@ -120,7 +117,7 @@ def arrange_places(wanted: Sequence[tuple[str, Places]]) -> tuple[Spots, dict[st
 
 
 def read_places(found: dict[str, Any], spots: Spots, inner_spots: Mapping[str, Spots]) -> Counts:
-    """The counts that are there. It goes through what is there, because far more might be: this runs for every answer."""
+    """The counts that are there. It goes by what is there, for far more might be: this runs for every answer."""
     counts: Counts = {}
     ranks: dict[str, int] = {}
     _note_counts(found, spots, counts, ranks)
@@ -149,7 +146,7 @@ def _compile_count(paths: Any, where: Path, problems: Problems) -> Getter:
     """A path, several of which the first counts, or `{sum: [paths], less: [paths]}`; `[*]` sums all that are there."""
     if isinstance(paths, Mapping):
         return _compile_sum(paths, where, problems)
-    getters = _compile_paths(paths, where, problems)
+    getters = compile_paths(paths, where, problems)
 
     def read_count(doc: Any) -> int | None:
         for read in getters:
@@ -163,7 +160,7 @@ def _compile_count(paths: Any, where: Path, problems: Problems) -> Getter:
 
 def _compile_sum(paths: Mapping[str, Any], where: Path, problems: Problems) -> Getter:
     summed = _compile_summands(paths.get("sum", ()), (*where, "sum"), problems)
-    taken_off = _compile_paths(paths.get("less", ()), (*where, "less"), problems)
+    taken_off = compile_paths(paths.get("less", ()), (*where, "less"), problems)
 
     def read_sum(doc: Any) -> int | None:
         found = _sum(_as_count(value) for read in summed for value in read(doc))
@@ -175,8 +172,8 @@ def _compile_sum(paths: Mapping[str, Any], where: Path, problems: Problems) -> G
 
 
 def _compile_summands(paths: Any, where: Path, problems: Problems) -> list[RowsGetter]:
-    rows = [path for path in _as_list(paths) if "[*]" in str(path)]
-    getters = _compile_paths([path for path in _as_list(paths) if path not in rows], where, problems)
+    rows = [path for path in as_list(paths) if "[*]" in str(path)]
+    getters = compile_paths([path for path in as_list(paths) if path not in rows], where, problems)
     single: list[RowsGetter] = [lambda doc, read=read: [read(doc)] for read in getters]  # type: ignore[misc]
     try:
         return [*single, *(compile_rows(path) for path in rows)]
@@ -190,12 +187,12 @@ def _compile_amount(paths: Any, where: Path, problems: Problems) -> Getter:
     raw = paths if isinstance(paths, Mapping) else {"first": paths}
     for name in set(raw) - {"first", "sum", "count", "length"}:
         problems.append(((*where, name), "one of sum, count, length is expected"))
-    summed = _compile_paths(raw.get("sum"), (*where, "sum"), problems)
-    getters = _compile_paths(raw.get("first"), where, problems)
+    summed = compile_paths(raw.get("sum"), (*where, "sum"), problems)
+    getters = compile_paths(raw.get("first"), where, problems)
     sized = [
         (kind, read)
         for name, kind in (("count", list), ("length", str))
-        for read in _compile_paths(raw.get(name), (*where, name), problems)
+        for read in compile_paths(raw.get(name), (*where, name), problems)
     ]
 
     def read_amount(doc: Any) -> Decimal | None:
@@ -242,167 +239,3 @@ def _as_count(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST_TOKENS:
         return None
     return int(value)
-
-
-def _compile_paths(paths: Any, where: Path, problems: Problems) -> list[Getter]:
-    getters = []
-    for path in _as_list(paths):
-        try:
-            getters.append(compile_path(path))
-        except (PathRefused, TypeError) as error:
-            problems.append((where, str(error)))
-    return getters
-
-
-# --- errors
-
-# The shapes of error bodies that are in use, whoever sends them; a format's own paths are tried before these.
-_SHAPES: Mapping[str, Sequence[str]] = {
-    "message": (
-        *("$.error.message", "$.error", "$.message", "$.detail.message", "$.detail", "$.detail[0].msg"),
-        *("$.errors[0].message", "$.base_resp.status_msg", "$.response.error.message", "$.exception.message"),
-        *("$.Message", "$.title", "$.reason"),
-    ),
-    "type": (
-        *(
-            "$.error.type",
-            "$.error.status",
-            "$.exception.type",
-            "$.response.error.type",
-            "$.type",
-            "$.object",
-        ),
-        "$.reason",
-    ),
-    "code": (
-        *("$.error.code", "$.code", "$.errors[0].code", "$.base_resp.status_code", "$.response.error.code"),
-        "$.status_code",
-    ),
-    "param": ("$.error.param", "$.param", "$.detail[0].loc"),
-}
-MAX_MESSAGE = 2000
-_TAG = re.compile(r"<[^>]*>|\s+")
-
-
-class ErrorReader:
-    """Reads error bodies of any shape, and says which kind of failure one is."""
-
-    def __init__(self, raw: Mapping[str, Any], problems: Problems) -> None:
-        self._readers = {
-            name: _compile_fact([*_as_list(raw.get(name)), *shapes], ("errors", name), problems)
-            for name, shapes in _SHAPES.items()
-        }
-        self._waits = _compile_paths(raw.get("retry_after"), ("errors", "retry_after"), problems)
-        self._inside = _compile_paths(raw.get("inside"), ("errors", "inside"), problems)
-        statuses = _as_mapping(raw.get("statuses"), ("errors", "statuses"), problems)
-        self._statuses = {str(status): str(kind) for status, kind in statuses.items()}
-        self._kinds: list[tuple[str, Rule]] = [
-            (str(kind), _compile_rule(rule, ("errors", "kinds", kind), problems))
-            for kind, rule in _as_mapping(raw.get("kinds"), ("errors", "kinds"), problems).items()
-        ]
-
-    def read_error(self, status: int, doc: Any, text: str) -> ProviderError:
-        """What the body says. `doc` is None when it was not JSON; then `text` is all there is."""
-        while isinstance(doc, list) and doc:
-            doc = doc[0]
-        if not isinstance(doc, dict):
-            said = _TAG.sub(" ", text).strip()
-            return ProviderError(said[:MAX_MESSAGE] or f"the provider answered with status {status}")
-        facts = {name: read(doc) for name, read in self._readers.items()}
-        message = facts["message"] or f"the provider answered with status {status}"
-        wait_s = next((wait_s for read in self._waits if (wait_s := _as_wait(read(doc))) is not None), None)
-        return ProviderError(message[:MAX_MESSAGE], facts["type"], facts["code"], facts["param"], wait_s)
-
-    @property
-    def looks_inside(self) -> bool:
-        """Whether this wire hides errors in answers that have none where others have it."""
-        return bool(self._inside)
-
-    def is_inside(self, doc: Any) -> bool:
-        """Whether an answer or an event with a good status holds an error of this wire's own kind."""
-        return any(read(doc) for read in self._inside)
-
-    def kind_of_error(self, status: int, error: ProviderError) -> str | None:
-        for kind, matches in self._kinds:
-            if matches(status, error):
-                return kind
-        return self._statuses.get(str(status))
-
-
-_WAIT = re.compile(r"(\d+(?:\.\d+)?)s?")
-
-
-def _as_wait(value: Any) -> float | None:
-    """Seconds of a number, or of a text such as `34.4s`."""
-    found = _WAIT.fullmatch(str(value)) if isinstance(value, int | float | str) else None
-    return float(found.group(1)) if found is not None else None
-
-
-def _as_list(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
-
-
-def _as_scalars(value: Any, where: Path, problems: Problems) -> list[Any]:
-    found = [item for item in _as_list(value) if isinstance(item, str | int)]
-    if len(found) != len(_as_list(value)):
-        problems.append((where, "a word, a number or a list of them is expected"))
-    return found
-
-
-def _as_mapping(value: Any, where: Path, problems: Problems) -> Mapping[str, Any]:
-    if value is not None and not isinstance(value, Mapping):
-        problems.append((where, "a mapping is expected"))
-    return value if isinstance(value, Mapping) else {}
-
-
-def _compile_fact(paths: Sequence[str], where: Path, problems: Problems) -> Callable[[Any], str | None]:
-    getters = _compile_paths(paths, where, problems)
-
-    def read_fact(doc: Any) -> str | None:
-        for read in getters:
-            found: Any = read(doc)
-            if isinstance(found, str) and found:
-                return str(found)
-            if isinstance(found, int) and not isinstance(found, bool):
-                return str(found)
-            if isinstance(found, list) and found and all(isinstance(step, str | int) for step in found):
-                return ".".join(map(str, found))
-        return None
-
-    return read_fact
-
-
-Rule = Callable[[int, ProviderError], bool]
-
-
-def _compile_rule(raw: Any, where: Path, problems: Problems) -> Rule:
-    """`{status, code, type, message}`: the status, when given, must fit, and so must one of the others, when given."""
-    if not isinstance(raw, Mapping):
-        problems.append((where, "a mapping of status, code, type and message is expected"))
-        raw = {}
-    for name in set(raw) - {"status", "code", "type", "message"}:
-        problems.append(((*where, name), "one of status, code, type, message is expected"))
-    statuses = frozenset(_as_scalars(raw.get("status"), (*where, "status"), problems))
-    codes = frozenset(str(code) for code in _as_scalars(raw.get("code"), (*where, "code"), problems))
-    types = frozenset(_as_scalars(raw.get("type"), (*where, "type"), problems))
-    patterns = _compile_patterns(_as_list(raw.get("message")), (*where, "message"), problems)
-    only_status = not (codes or types or patterns)
-
-    def matches(status: int, error: ProviderError) -> bool:
-        if statuses and status not in statuses:
-            return False
-        if only_status or error.code in codes or error.type in types:
-            return True
-        return any(pattern.search(error.message) for pattern in patterns)
-
-    return matches
-
-
-def _compile_patterns(texts: Sequence[Any], where: Path, problems: Problems) -> list[re.Pattern[str]]:
-    patterns = []
-    for text in texts:
-        try:
-            patterns.append(re.compile(text, re.IGNORECASE))
-        except (re.error, TypeError) as error:
-            problems.append((where, f"not a regular expression: {error}"))
-    return patterns
