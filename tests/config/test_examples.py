@@ -71,6 +71,132 @@ def test_an_example_that_fails_is_a_problem_at_its_line(example: str, message: s
     assert any(message in problem for problem in problems), problems
 
 
+STREAM = """
+      stream: |+
+        data: {"id":"1","choices":[{"index":0,"delta":{"role":"assistant","reasoning_content":"mull"}}]}
+
+        data: {"id":"1","choices":[{"index":0,"delta":{"content":"hello"}}]}
+
+        data: {"id":"1","choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"c1","function":{"name":"look","arguments":"{}"}}]}}]}
+
+        data: {"id":"1","choices":[{"index":0,"delta":{},"finish_reason":"tool_calls"}],"usage":{"prompt_tokens":9,"completion_tokens":3}}
+
+        data: [DONE]
+
+"""  # noqa: E501 one event on one line, as on the wire
+
+
+def test_examples_of_every_kind_that_hold_load(folder: Folder) -> None:
+    more = f"""
+base_url: "https://{{{{ target.variables.account }}}}.example.com/v1"
+variables: {{account: "${{UNSET_ACCOUNT}}"}}
+endpoints: {{embeddings: false}}
+models: {{path: /models, items: "$.rows[*]", id: "{{{{ row.owner }}}}/{{{{ row.name }}}}", context_length: $.long}}
+prefill: {{message: {{prefix: true}}}}
+traits: {{more_sampling: true}}
+errors: {{statuses: {{"412": "402"}}, inside: $.result.code, message: $.result.text}}
+examples:
+  - variables: {{account: a1}}
+    given: {{model: m, {HI}}}
+    sends: {{url: https://a1.example.com/v1/chat/completions, headers: {{authorization: Bearer ***}}}}
+  - as: anthropic-messages
+    given: {{model: m, max_tokens: 5, top_k: 3, {HI}}}
+    sends: {{body: {{model: m, {HI}, max_completion_tokens: 5, top_k: 3}}}}
+  - given: {{model: m, {HI}}}
+    continues: one
+    sends: {{body: {{model: m, messages: [{{role: user, content: hi}}, {{role: assistant, content: one, prefix: true}}]}}}}
+  - answers: {STREAM}
+    reads: {{text: hello, reasoning: mull, tool_calls: [{{name: look}}], finish: tool_calls, usage: {{input: 9, output: 3}}}}
+  - answers: {{status: 412, body: {{error: {{message: suspended}}}}}}
+    reads: {{error: {{kind: "402"}}}}
+  - answers: {{body: {{result: {{code: 7, text: broken}}}}}}
+    reads: {{error: {{message: broken, kind: "502"}}}}
+  - answers: {{body: {{rows: [{{owner: a, name: b, long: 7}}, {{other: 1}}]}}}}
+    lists: [{{id: a/b, context_length: 7}}, {{id: /}}]
+  - lacks: [embeddings, rerank]
+"""  # noqa: E501 one body on one line, as in the files
+    text = provider(more=more).replace("base_url: https://alpha.example.com/v1\n", "")
+    folder.write({"gateway.yaml": "", "providers.d/a.yaml": text})
+    loader = folder.loader()
+    found = loader.prepare(loader.read(), run_examples=True).providers["alpha"]
+    assert not found.configured and "UNSET_ACCOUNT" in found.reason
+    assert [str(problem) for problem in loader.list_untouched()] == []
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        (f"answers: {STREAM}    reads: {{text: hallo}}", "reads.text: is 'hello'"),
+        (
+            f"answers: {STREAM}    reads: {{tool_calls: [{{name: find}}]}}",
+            "reads.tool_calls[0].name: is 'look'",
+        ),
+        (f"answers: {STREAM}    reads: {{finish: stop}}", "reads.finish: is 'tool_calls'"),
+        (f"answers: {STREAM}    reads: {{usage: {{input: 8, output: 3}}}}", "reads.usage.input: is 9"),
+        ("answers: {body: {}}\n    reads: {text: hello}", "reads: no answer is read"),
+        (
+            "answers: {body: {error: {message: broken}}}\n    reads: {text: a}",
+            "reads: an error is read: broken",
+        ),
+        (
+            "answers: {body: {data: []}}\n    lists: [{id: a}]",
+            "lists: the provider has no `models` that say how",
+        ),
+        ("lacks: chat", "lacks: the provider serves chat"),
+        (f"as: nothing\n    given: {{model: m, {HI}}}\n    sends: {{}}", 'as: no wire format "nothing"'),
+        (
+            f"as: anthropic-messages\n    given: {{model: m, max_tokens: a, {HI}}}\n    sends: {{}}",
+            "given: ",
+        ),
+        (
+            f"given: {{model: m, {HI}}}\n    sends: {{url: https://x.example}}",
+            "sends.url: the address is https://",
+        ),
+        (
+            "answers: {body: {}, stream: a}\n    reads: {text: a}",
+            "an answer has a body or a stream, not both",
+        ),
+    ],
+)
+def test_what_is_read_otherwise_than_an_example_says_is_told(
+    example: str, message: str, folder: Folder
+) -> None:
+    problems = folder.refuse({"providers.d/a.yaml": provider(more=f"examples:\n  - {example}\n").lstrip()})
+    assert any(message in problem for problem in problems), problems
+
+
+def test_a_leaf_is_touched_only_by_an_example_that_needs_it(folder: Folder) -> None:
+    more = f"""
+headers: {{x-team: a}}
+endpoints: {{embeddings: false, completions: {{path: /old}}}}
+models: {{path: /models, name: $.title}}
+stream_usage: always
+errors: {{kinds: {{"429": {{code: [busy]}}}}}}
+params:
+  rules:
+    - {{models: ["r*"], force: {{store: false}}}}
+    - {{models: ["s*"], force: {{store: false}}}}
+examples:
+  - given: {{model: r1, {HI}}}
+    sends: {{body: {{model: r1, {HI}, store: false}}}}
+  - answers: {{status: 400, body: {{error: {{message: a, code: busy}}}}}}
+    reads: {{error: {{kind: "429"}}}}
+"""
+    folder.write({"gateway.yaml": "", "providers.d/a.yaml": provider(more=more)})
+    loader = folder.loader()
+    loader.prepare(loader.read(), run_examples=True)
+    assert sorted(problem.path for problem in loader.list_untouched()) == [
+        "endpoints.completions.path",
+        "endpoints.embeddings",
+        "headers.x-team",
+        "models.name",
+        "models.path",
+        "params.rules[1].force.store",
+        "params.rules[1].models[0]",
+        "stream_usage",
+    ]
+
+
 def test_what_no_example_touches_is_listed(folder: Folder) -> None:
     more = f"""
 usage: {{from: [$.usage]}}
