@@ -55,10 +55,11 @@ class Rule:
     why: str
     place: str
 
-    def decide(self, requested: str) -> Decision | None:
-        name = requested.strip() if self.ignore_case else requested
+    def decide(self, requested: str, folded: str) -> Decision | None:
+        """`folded` is the name without case and spaces, for a table that does not mind them."""
+        name, text = (requested.strip(), folded) if self.ignore_case else (requested, requested)
         for pieces in self.globs:
-            stars = match_glob(pieces, name, self.ignore_case)
+            stars = match_glob(pieces, name, text)
             if stars is not None:
                 asks = tuple(replace(ask, model=_fill(ask.model, name, stars)) for ask in self.asks)
                 why = f"rule {'*'.join(pieces)}" + (f": {self.why}" if self.why else "")
@@ -88,11 +89,10 @@ class Naming:
         return _ask_rules(self.first, name) or _ask_provider(name, is_open) or _ask_rules(self.rules, name)
 
 
-def match_glob(pieces: tuple[str, ...], name: str, ignore_case: bool = False) -> tuple[str, ...] | None:
-    """What each star stands for when the glob fits the whole name, the earlier ones as short as can be."""
-    text = name.lower() if ignore_case else name
-    if len(text) != len(name):  # a letter that becomes two: positions would not fit
-        text = name
+def match_glob(pieces: tuple[str, ...], name: str, text: str) -> tuple[str, ...] | None:
+    """What each star stands for in `name` when the glob fits all of `text`, which is the name as it is compared;
+    the earlier stars as short as can be.
+    """
     head, *inner = pieces
     if not inner:
         return () if text == head else None
@@ -126,8 +126,12 @@ def _fill(text: str, name: str, stars: tuple[str, ...]) -> str:
 
 
 def _ask_rules(rules: tuple[Rule, ...], name: str) -> Decision | None:
+    stripped = name.strip()
+    folded = stripped.lower()
+    if len(folded) != len(stripped):  # a letter that becomes two: positions would not fit
+        folded = stripped
     for rule in rules:
-        if (decision := rule.decide(name)) is not None and decision.use != name:
+        if (decision := rule.decide(name, folded)) is not None and decision.use != name:
             return decision
     return None
 

@@ -9,7 +9,7 @@ from engine.catalog.write_models import _write
 from engine.config.yamltree import parse_document
 
 WORDS = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S", "Zs"]), max_size=12)
-KEYS = st.from_regex(r"[a-z][a-z0-9_.-]{0,8}", fullmatch=True).filter(  # noqa: E501
+KEYS = st.from_regex(r"[a-z][a-z0-9_.-]{0,8}", fullmatch=True).filter(
     lambda word: word not in ("null", "true", "false")
 )
 LEAVES = st.none() | st.booleans() | st.integers(-(2**40), 2**40) | WORDS

@@ -50,7 +50,7 @@ def plan_targets(snapshot: Snapshot, name: str) -> list[str]:
     ],
 )
 def test_a_glob_fits_the_whole_name(glob: str, name: str, stars: tuple[str, ...] | None) -> None:
-    assert match_glob(tuple(glob.split("*")), name) == stars
+    assert match_glob(tuple(glob.split("*")), name, name) == stars
 
 
 def test_a_rule_that_ignores_case_keeps_the_case_of_what_its_star_stands_for() -> None:
