@@ -18,6 +18,9 @@ from engine.wire.usage import Usage
 
 Record = dict[str, Any]
 NOTHING = Usage()
+_TEXTS = ("text", "arguments")
+_CONTENTS = ("content", "output", "summary")
+_DEEPEST = 4
 CHARGED_AS_DELIVERED = ("delivered", "provider")
 
 
@@ -103,7 +106,7 @@ def estimate_input_tokens(request: dict[str, Any]) -> int:
     for message in messages if isinstance(messages, list) else ():
         content = message.get("content") if isinstance(message, dict) else None
         characters += _count_characters(content)
-    for name in ("prompt", "input", "texts", "query", "documents"):
+    for name in ("instructions", "prompt", "input", "texts", "query", "documents"):
         value = request.get(name)
         if isinstance(value, list) and value and isinstance(value[0], int):
             characters += 4 * len(value)
@@ -112,7 +115,7 @@ def estimate_input_tokens(request: dict[str, Any]) -> int:
     return -(-characters // 4)
 
 
-def _count_characters(content: Any) -> int:
+def _count_characters(content: Any, depth: int = 0) -> int:
     if isinstance(content, str):
         return len(content)
     if not isinstance(content, list):
@@ -124,9 +127,19 @@ def _count_characters(content: Any) -> int:
         elif isinstance(part, list):  # ids of tokens
             characters += 4 * len(part)
         elif isinstance(part, dict):
-            text = part.get("text")
-            characters += len(text) if isinstance(text, str) else 4000
+            characters += _count_part(part, depth)
     return characters
+
+
+def _count_part(part: dict[str, Any], depth: int) -> int:
+    """A part has its text; an item of a conversation has content of its own; anything else is taken for an image."""
+    for name in _TEXTS:
+        if isinstance(part.get(name), str):
+            return len(part[name])
+    for name in _CONTENTS if depth < _DEEPEST else ():
+        if isinstance(part.get(name), str | list):
+            return _count_characters(part[name], depth + 1)
+    return 4000
 
 
 def write_record(call: Call, seconds: float) -> Record:

@@ -156,6 +156,9 @@ def test_a_refusal_before_a_model_was_found_is_told_but_not_recorded() -> None:
         ({"prompt": "abcde"}, 2),
         ({"input": [7, 8, 9]}, 3),
         ({"input": [[7, 8], [9]]}, 3),
+        ({"instructions": "abcd", "input": "abcd"}, 2),
+        ({"input": [{"role": "user", "content": "abcd"}, {"arguments": "abcd"}, {"output": "abcd"}]}, 3),
+        ({"input": [{"role": "user", "content": [{"text": "abcd"}, {"image_url": "x"}]}]}, 1001),
         ({"query": "abcd", "documents": ["abcd", {"text": "abcd"}]}, 3),
     ],
 )
