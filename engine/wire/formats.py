@@ -31,7 +31,7 @@ from engine.wire.stored import TEMPLATES as STORED_TEMPLATES
 from engine.wire.stored import Stored, compile_stored
 from engine.wire.streams import Answer, ReadPlan, StreamReader, StreamWriter, WritePlan, fold, unfold
 from engine.wire.templates import Render, TemplateRefused, TemplateSet, merge_trees
-from engine.wire.turns import fill_call_ids
+from engine.wire.turns import fill_call_ids, leave_out_foreign
 from engine.wire.usage import Usage
 
 __all__ = ["Format", "FormatRefused", "compile_format", "compile_readings", "merge_trees"]
@@ -162,6 +162,8 @@ class Format:
     def write_request(self, chat: Mapping[str, Any], target: Mapping[str, Any]) -> dict[str, Any]:
         """The body that asks for `chat`. It shares values with the chat: neither may be changed afterwards."""
         refuse_secrets(target)
+        if turns := chat.get("turns"):
+            chat = {**chat, "turns": leave_out_foreign(turns, self.traits["issuer"])}
         return self._render("request", chat, target) or {}
 
     def find_loss(self, chat: Mapping[str, Any]) -> list[str]:

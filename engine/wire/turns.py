@@ -70,6 +70,19 @@ def _put_results_first(turn: dict[str, Any]) -> dict[str, Any]:
     return {**turn, "parts": [*results, *(part for part in parts if part.get("type") != "tool_result")]}
 
 
+def leave_out_foreign(turns: list[dict[str, Any]], issuer: str) -> list[dict[str, Any]]:
+    """The turns without blocks that only another dialect understands; one that had nothing else is left out, too."""
+    kept = []
+    for turn in turns:
+        parts = turn.get("parts") or []
+        own = [part for part in parts if part.get("type") != "native" or part.get("issuer") == issuer]
+        if len(own) == len(parts):
+            kept.append(turn)
+        elif own:
+            kept.append({**turn, "parts": own})
+    return kept
+
+
 def leave_out_blanks(turns: Any, unsigned: Any = False) -> list[dict[str, Any]]:
     """The turns without text that is only white space and, on demand, without reasoning that nobody signed."""
     return [

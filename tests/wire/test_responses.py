@@ -92,6 +92,18 @@ def test_calls_and_their_results_stay_together_for_chat_completions() -> None:
     assert [call["id"] for call in written["messages"][3]["tool_calls"]] == ["call_1", "call_2", "call_3"]
 
 
+def test_a_turn_that_no_other_dialect_understands_is_left_out() -> None:
+    body = {
+        "model": "m",
+        "input": [{"role": "user", "content": "a"}, {"type": "item_reference", "id": "ws_1"}],
+    }
+    chat = RESPONSES.read_request(body)
+    written = CHAT.write_request(chat, {"model": "up", "traits": CHAT.traits})
+    assert written["messages"] == [{"role": "user", "content": "a"}]
+    assert CHAT.find_loss(chat) == ["turns/*/parts/*/native"]
+    assert RESPONSES.write_request(chat, target())["input"][1] == {"type": "item_reference", "id": "ws_1"}
+
+
 def test_a_chat_completion_becomes_items() -> None:
     chat = CHAT.read_request(
         {
