@@ -87,7 +87,7 @@ def _judge_exchange(example: ExampleEntry, provider: Provider, stage: Stage) -> 
 
 def _find_operation(example: ExampleEntry, provider: Provider, stage: Stage) -> str:
     """As the format of `given` says, else what the body looks like, else the first that the provider serves."""
-    if example.as_ in stage.formats:
+    if example.as_ is not None and example.as_ in stage.formats:
         return stage.formats[example.as_].operation
     if example.given is not None:
         return tell_operation(example.given)

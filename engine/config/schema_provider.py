@@ -11,7 +11,6 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from engine.config.references import Unset
 from engine.config.schema_auth import AuthEntry, Url, read_auth
 from engine.config.schema_base import (
     Name,

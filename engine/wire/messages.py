@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.wire.call_ids import derive_id
 from engine.wire.json_text import write_json
-from engine.wire.verbs import derive_id
 
 Message = dict[str, Any]
 
@@ -57,7 +57,7 @@ class MessageFixes:
 
     def _fix(self, message: Message) -> Message:
         changes = self._change_keys(message)
-        role = changes.get("role", message.get("role"))
+        role = changes.get("role") or _role_of(message)
         for name, value in self.default.get(role, {}).items():
             if message.get(name) is None and changes.get(name) is None:
                 changes[name] = value
@@ -72,7 +72,7 @@ class MessageFixes:
 
     def _change_keys(self, message: Message) -> dict[str, Any]:
         changes: dict[str, Any] = {}
-        if (role := self.roles.get(message.get("role", ""))) is not None:
+        if (role := self.roles.get(_role_of(message))) is not None:
             changes["role"] = role
         for old, new in self.rename.items():
             if old in message and message.get(new) is None:
@@ -80,14 +80,18 @@ class MessageFixes:
         return changes
 
 
+def _role_of(message: Message) -> str:
+    role = message.get("role")
+    return role if isinstance(role, str) else ""
+
+
 def flatten_content(content: Any) -> str | None:
     """The text of a list of text parts; None for anything else."""
     if not isinstance(content, list) or not content:
         return None
     texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
-    if len(texts) != len(content) or not all(isinstance(text, str) for text in texts):
-        return None
-    return "\n".join(texts)
+    words = [text for text in texts if isinstance(text, str)]
+    return "\n".join(words) if len(words) == len(content) else None
 
 
 def _fit_ids(message: Message, length: int) -> dict[str, Any]:
@@ -136,11 +140,9 @@ def join_neighbours(messages: list[Message]) -> list[Message]:
 
 
 def _can_join(message: Message) -> bool:
-    return (
-        message.keys() <= {"role", "content"}
-        and message.get("role") != "tool"
-        and message.get("content") is not None
-    )
+    if message.keys() != {"role", "content"} or not isinstance(message["content"], str | list):
+        return False
+    return message["role"] in ("system", "developer", "user", "assistant")
 
 
 def _join_content(one: Any, other: Any) -> Any:

@@ -128,10 +128,36 @@ def test_neighbours_of_one_role_become_one_message() -> None:
     ]
 
 
-@pytest.mark.parametrize("messages", [None, "text", [1], [HI, None]])
+@pytest.mark.parametrize(
+    "messages",
+    [
+        *(
+            None,
+            "text",
+            [1],
+            [HI, None],
+            [{}],
+            [{"role": ["user"], "content": {}}],
+            [{"role": {}, "content": [1]}] * 2,
+        ),
+        *(
+            [{"role": "user", "content": {"a": 1}}] * 2,
+            [{"role": "tool", "tool_call_id": 1, "tool_calls": [1, {}]}],
+        ),
+    ],
+)
 def test_messages_of_another_shape_are_left_to_the_provider(messages: Any) -> None:
-    fixes = MessageFixes(roles={"user": "human"}, join=True)
-    assert ParamFixes(messages=fixes).edits({"messages": messages}) == {}
+    fixes = MessageFixes(
+        roles={"human": "user"},
+        default={"robot": {"a": 1}},
+        flatten=frozenset(["user"]),
+        call_id_length=9,
+        join=True,
+        tell_schema="{schema}",
+    )
+    asked = {"messages": messages, "response_format": {"json_schema": "none"}}
+    edited = ParamFixes(messages=fixes).edits(asked).get("messages", messages)
+    assert edited == messages
 
 
 def test_a_conversation_that_needs_nothing_passes_byte_for_byte() -> None:
