@@ -4,12 +4,12 @@ Each is a named verb that any provider's file may use. A message that needs noth
 conversation that needs nothing is not written anew.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from engine.wire.call_ids import derive_id
-from engine.wire.json_text import write_json
 
 Message = dict[str, Any]
 
@@ -51,9 +51,7 @@ class MessageFixes:
             wanted = wanted.get(name) if isinstance(wanted, dict) else None
         if self.tell_schema is None or wanted is None:
             return []
-        return [
-            {"role": "system", "content": self.tell_schema.replace("{schema}", write_json(wanted).decode())}
-        ]
+        return [{"role": "system", "content": self.tell_schema.replace("{schema}", _write_schema(wanted))}]
 
     def _fix(self, message: Message) -> Message:
         changes = self._change_keys(message)
@@ -78,6 +76,11 @@ class MessageFixes:
             if old in message and message.get(new) is None:
                 changes[new] = message[old]
         return changes
+
+
+def _write_schema(schema: Any) -> str:
+    """Text; what of it cannot be sent is refused when the body is written."""
+    return json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
 
 
 def _role_of(message: Message) -> str:
@@ -119,7 +122,7 @@ def _fit_id(id: str, length: int) -> str:
     """Exactly so many letters and digits."""
     if len(id) == length and id.isascii() and id.isalnum():
         return id
-    return derive_id(id, longest=length)
+    return derive_id(id if id.isascii() else ascii(id), longest=length)  # a half surrogate pair has no bytes
 
 
 def join_neighbours(messages: list[Message]) -> list[Message]:

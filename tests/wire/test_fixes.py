@@ -114,6 +114,17 @@ def test_ids_of_calls_and_of_their_results_become_the_same_letters_and_digits() 
     assert sent[0]["tool_calls"][1]["id"] == sent[2]["tool_call_id"] == "abcDEF123"
 
 
+def test_half_a_surrogate_pair_in_an_id_or_a_schema_does_no_harm() -> None:
+    fixes = MessageFixes(call_id_length=9, tell_schema="{schema}")
+    asked = {
+        "messages": [{"role": "tool", "tool_call_id": "\ud800", "content": "a"}],
+        "response_format": {"json_schema": {"schema": {"title": "\ud800"}}},
+    }
+    told, result = ParamFixes(messages=fixes).edits(asked)["messages"]
+    assert "\ud800" in told["content"] and len(result["tool_call_id"]) == 9
+    assert b"\\ud800" in edit_members(b"{}", {}, {"messages": [told, result]})
+
+
 def test_neighbours_of_one_role_become_one_message() -> None:
     image = {"type": "image_url", "image_url": {"url": "u"}}
     tool = {"role": "tool", "tool_call_id": "c", "content": "1"}
