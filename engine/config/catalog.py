@@ -229,6 +229,8 @@ class _ModelMaker:
                 notes.refuse(path, "a model's name must not be empty or contain spaces")
 
     def _check_traits(self, spec: ModelEntry, notes: Notes) -> None:
+        if self.entry.thing.shipped:
+            return  # a user's provider may have taken a shipped name and speak another wire
         known: list[str] = []
         for index, target in enumerate(spec.targets):
             here = list_traits(self.providers[target.provider].all_endpoints)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from engine.config.endpoints import list_traits
 from engine.config.files import TreeCache, find_library, find_sources, hash_bytes, prebuild
 from tests.config.conftest import Folder
 
@@ -34,3 +35,10 @@ def test_prebuilt_trees_are_what_parsing_gives(tmp_path: Path) -> None:
         assert found is not None
         parsed = cache.parse(hash_bytes(content), content)
         assert (found.tree, found.marks_json, found.refs) == (parsed.tree, parsed.marks_json, parsed.refs)
+
+
+def test_every_trait_of_a_shipped_model_is_one_of_its_wire(folder: Folder) -> None:
+    targets = [target for model in folder.load({}).models.values() for target in model.targets]
+    assert targets
+    for target in targets:
+        assert set(target.traits) <= set(list_traits(target.provider.endpoints)), target.name
