@@ -5,6 +5,7 @@ from decimal import Decimal
 
 import pytest
 
+from engine.config.endpoints import list_traits
 from engine.config.schema import CAPABILITIES
 from engine.config.snapshot import Model, Price, Snapshot, Target
 from tests.config.conftest import Folder, folder, parsed
@@ -152,3 +153,11 @@ def test_every_maker_has_models(shipped: Snapshot) -> None:
         "zai",
         "moonshot",
     } <= makers
+
+
+def test_every_trait_is_one_of_its_wire(shipped: Snapshot) -> None:
+    wrong = []
+    for model, target, _ in list_targets(shipped):
+        known = list_traits(target.provider.all_endpoints)
+        wrong += [(model.name, target.name, trait) for trait in target.traits if trait not in known]
+    assert wrong == []
