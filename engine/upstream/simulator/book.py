@@ -9,6 +9,8 @@ from typing import Any
 
 import orjson
 
+from engine.upstream.simulator.dialog import Ask
+
 KEPT_CALLS = 20_000
 KEPT_BODIES_BYTES = 32 * 1024 * 1024
 LONGEST_BODY_BYTES = 64 * 1024
@@ -94,6 +96,7 @@ class Book:
     _bodies_bytes: int = 0
     _attempts: OrderedDict[tuple[str, str, int], int] = field(default_factory=OrderedDict)
     _first_calls: OrderedDict[tuple[str, str], float] = field(default_factory=OrderedDict)
+    _cached: OrderedDict[tuple[str, str, int], None] = field(default_factory=OrderedDict)
 
     def write_down(self, seen: Seen) -> None:
         """Begin the record of a request."""
@@ -137,6 +140,16 @@ class Book:
             self._first_calls.popitem(last=False)
         return seen.began < first + for_s
 
+    def use_cache(self, seen: Seen, ask: Ask) -> None:
+        """Read the longest marked beginning that this key has sent before; write what is new up to the last."""
+        places = [((seen.authorization, seen.model, mark.digest), mark.tokens) for mark in ask.marks]
+        ask.cached = max((tokens for place, tokens in places if place in self._cached), default=0)
+        ask.cache_written = max((tokens for _, tokens in places), default=0) - ask.cached
+        for place, _ in places:
+            self._cached[place] = None
+        while len(self._cached) > KEPT_CALLS:
+            self._cached.popitem(last=False)
+
     def list_calls(self, after: int, limit: int, model: str | None) -> dict[str, Any]:
         """The calls after a number, oldest first, as many as `limit`."""
         records: list[dict[str, Any]] = []
@@ -149,7 +162,14 @@ class Book:
 
     def forget(self) -> None:
         """Empty the log and the state; calls in flight go on and keep counting as running."""
-        for kept in (self.calls, self._bodies, self._attempts, self._first_calls, self.by_model):
+        for kept in (
+            self.calls,
+            self._bodies,
+            self._attempts,
+            self._first_calls,
+            self._cached,
+            self.by_model,
+        ):
             kept.clear()
         self._bodies_bytes = 0
 

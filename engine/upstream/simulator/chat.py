@@ -21,6 +21,7 @@ from engine.upstream.simulator.dialog import (
     Ticket,
     Tool,
     Turn,
+    Wire,
     Written,
     count_turn,
     digest_turns,
@@ -42,9 +43,6 @@ from engine.upstream.simulator.text import mix
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 FINGERPRINT = "fp_simulator1"
 _MANY = 1 << 31
-
-done = b"[DONE]"
-write_error = errors.write_error
 
 
 def read(body: Mapping[str, Any]) -> Ask:
@@ -211,7 +209,11 @@ def write_counts(counts: Counts) -> dict[str, Any]:
         "prompt_tokens": counts.prompt,
         "completion_tokens": counts.completion,
         "total_tokens": counts.prompt + counts.completion,
-        "prompt_tokens_details": {"cached_tokens": counts.cached, "audio_tokens": 0},
+        "prompt_tokens_details": {
+            "cached_tokens": counts.cached,
+            "cache_write_tokens": counts.written,
+            "audio_tokens": 0,
+        },
         "completion_tokens_details": {
             "reasoning_tokens": counts.reasoning,
             "audio_tokens": 0,
@@ -239,6 +241,8 @@ def _write_plain(ask: Ask, script: Script, ticket: Ticket, choices: list[Choice]
 
 def _write_choice(ask: Ask, choice: Choice) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": "".join(choice.text), "refusal": None}
+    if choice.refused:
+        message.update(content=None, refusal="".join(choice.text))
     if choice.reasoning:
         message["reasoning_content"] = "".join(choice.reasoning)
     if choice.calls:
@@ -248,7 +252,17 @@ def _write_choice(ask: Ask, choice: Choice) -> dict[str, Any]:
             for call in choice.calls
         ]
     logprobs = None if ask.logprobs is None else _write_logprobs(choice.text, ask.logprobs)
-    return {"index": choice.index, "message": message, "logprobs": logprobs, "finish_reason": choice.finish}
+    return {
+        "index": choice.index,
+        "message": message,
+        "logprobs": logprobs,
+        "finish_reason": end_with(choice),
+    }
+
+
+def end_with(choice: Choice) -> str:
+    """The reason to finish: here a refusal is a plain stop."""
+    return "stop" if choice.refused else choice.finish
 
 
 def _write_logprobs(tokens: list[str], top: int) -> dict[str, Any]:
@@ -306,7 +320,7 @@ class _Stream:
             yield from self._write_calls(choice)
         for place, choice in enumerate(self._choices, 1):
             last = self._in_finish and place == len(self._choices)
-            yield FINISH, self._chunk(choice, {}, finish=choice.finish, with_usage=last)
+            yield FINISH, self._chunk(choice, {}, finish=end_with(choice), with_usage=last)
         if self._usage_chunk:
             yield USAGE, self._head + b'],"usage":%b}' % orjson.dumps(write_counts(self._counts))
 
@@ -322,7 +336,11 @@ class _Stream:
                 )
             return
         tail = b'},"logprobs":null,"finish_reason":null}' + self._tail
-        heads = [self._head + b'{"index":%d,"delta":{"content":' % choice.index for choice in self._choices]
+        heads = [
+            self._head
+            + b'{"index":%d,"delta":{"%b":' % (choice.index, b"refusal" if choice.refused else b"content")
+            for choice in self._choices
+        ]
         dump = orjson.dumps
         for choice, place in interleave(self._choices):
             yield TOKEN, heads[choice.index] + dump(choice.text[place]) + tail
@@ -348,3 +366,7 @@ class _Stream:
         held = {"index": choice.index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         tail = b'],"usage":%b}' % orjson.dumps(write_counts(self._counts)) if with_usage else self._tail
         return self._head + orjson.dumps(held) + tail
+
+
+BLANK = b'{"id":"","object":"chat.completion.chunk","created":0,"model":"","choices":[]}'
+WIRE = Wire(read, write, errors.write_error, done=b"[DONE]", blank=BLANK)

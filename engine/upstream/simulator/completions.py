@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from engine.upstream.simulator import errors
-from engine.upstream.simulator.chat import FINGERPRINT, rate_token, write_counts
+from engine.upstream.simulator.chat import FINGERPRINT, end_with, rate_token, write_counts
 from engine.upstream.simulator.compose import compose_choices, count_tokens, interleave
 from engine.upstream.simulator.dialog import (
     FINISH,
@@ -20,6 +20,7 @@ from engine.upstream.simulator.dialog import (
     Refused,
     Ticket,
     Turn,
+    Wire,
     Written,
     digest_turns,
 )
@@ -38,9 +39,6 @@ from engine.upstream.simulator.reading import (
 from engine.upstream.simulator.text import count_words
 
 _MANY = 1 << 31
-
-done = b"[DONE]"
-write_error = errors.write_error
 
 
 def read(body: Mapping[str, Any]) -> Ask:
@@ -112,7 +110,8 @@ def _write_plain(
     ask: Ask, script: Script, reply: dict[str, Any], choices: list[Choice], counts: Counts
 ) -> bytes:
     reply["choices"] = [
-        _write_choice(ask, choice.index, [choice.echoed, *choice.text], choice.finish) for choice in choices
+        _write_choice(ask, choice.index, [choice.echoed, *choice.text], end_with(choice))
+        for choice in choices
     ]
     if "no-usage" not in script.parts:
         reply["usage"] = write_counts(counts)
@@ -163,7 +162,13 @@ def _write_events(
         tail = {"usage": write_counts(counts)} if in_finish and place == len(choices) else empty
         yield (
             FINISH,
-            orjson.dumps({**reply, "choices": [_write_choice(ask, choice.index, [], choice.finish)], **tail}),
+            orjson.dumps(
+                {**reply, "choices": [_write_choice(ask, choice.index, [], end_with(choice))], **tail}
+            ),
         )
     if asked and not in_finish:
         yield USAGE, orjson.dumps({**reply, "choices": [], "usage": write_counts(counts)})
+
+
+BLANK = b'{"id":"","object":"text_completion","created":0,"model":"","choices":[]}'
+WIRE = Wire(read, write, errors.write_error, done=b"[DONE]", blank=BLANK)

@@ -19,6 +19,8 @@ from engine.upstream.simulator.text import cut_fragments, mix, pick_bytes, pick_
 from engine.upstream.simulator.values import make_value
 
 DEFAULT_TOKENS = 60
+THINKING_TOKENS = 20
+REFUSAL = "I cannot help with that request."
 _CHOICE_STEP = 977
 _REASONING_STEP = 1511
 
@@ -37,11 +39,13 @@ def count_tokens(ask: Ask, script: Script, choices: list[Choice]) -> Counts:
     prompt = sum(turn.counted for turns in ask.conversations for turn in turns) + TOKENS_PER_TOOL * len(
         ask.tools
     )
+    cached = min(prompt, int(script.parts.get("cached", ask.cached)))
     return Counts(
         prompt=prompt,
         completion=sum(choice.tokens for choice in choices),
-        cached=min(prompt, int(script.parts.get("cached", 0))),
+        cached=cached,
         reasoning=sum(len(choice.reasoning) for choice in choices),
+        written=min(prompt - cached, int(script.parts.get("cache-write", ask.cache_written))),
     )
 
 
@@ -49,16 +53,24 @@ def _compose_choice(ask: Ask, script: Script, turns: list[Turn], numbers: tuple[
     index, nth = numbers
     prompt = turns[:-1] if _begins_answer(turns) else turns
     start = digest_turns(prompt, ask.seed) + _CHOICE_STEP * nth
-    reasoning = pick_tokens(start + _REASONING_STEP, int(script.parts.get("reasoning", 0)))
+    reasoning = pick_tokens(start + _REASONING_STEP, _count_reasoning(ask, script))
+    if "refuse" in script.parts:
+        return Choice(index, split_tokens(REFUSAL), [], [], "refusal", refused=True)
     if ask.tools and (called := _tools_to_call(ask, script, turns)):
         calls = [_call_tool(tool, start + place, (index, place)) for place, tool in enumerate(called)]
         return Choice(index, [], reasoning, calls, "tool_calls")
     tokens = _continue_text(ask, script, turns, start)
-    tokens, finish = _obey_stops(tokens, ask.stops)
+    tokens, stopped_by = _obey_stops(tokens, ask.stops)
+    finish = "stop"
     if ask.limit is not None and len(reasoning) + len(tokens) > ask.limit:
         reasoning = reasoning[: ask.limit]
-        tokens, finish = tokens[: ask.limit - len(reasoning)], "length"
-    return Choice(index, tokens, reasoning, [], finish, turns[-1].text if ask.echo else "")
+        tokens, finish, stopped_by = tokens[: ask.limit - len(reasoning)], "length", ""
+    return Choice(index, tokens, reasoning, [], finish, turns[-1].text if ask.echo else "", stopped_by)
+
+
+def _count_reasoning(ask: Ask, script: Script) -> int:
+    wanted = script.parts.get("reasoning", script.parts.get("think"))
+    return int(wanted) if wanted is not None else THINKING_TOKENS if ask.thinks else 0
 
 
 def _begins_answer(turns: list[Turn]) -> bool:
@@ -98,7 +110,8 @@ def _tools_to_call(ask: Ask, script: Script, turns: list[Turn]) -> list[Tool]:
     if ask.tool_choice == "none" or (turns and turns[-1].role == "tool"):
         return []
     if ask.tool_choice == "required" or (wants and ask.tool_choice in (None, "auto")):
-        return ask.tools if ask.parallel else ask.tools[:1]
+        wanted = int(script.parts.get("tools", 0)) or len(ask.tools)
+        return [ask.tools[place % len(ask.tools)] for place in range(wanted if ask.parallel else 1)]
     return [tool for tool in ask.tools if tool.name == ask.tool_choice]
 
 
@@ -110,12 +123,14 @@ def _call_tool(tool: Tool, salt: int, place: tuple[int, int]) -> ToolCall:
 
 
 def _obey_stops(tokens: list[str], stops: tuple[str, ...]) -> tuple[list[str], str]:
+    """The text before the earliest stop sequence, and which that was."""
     if stops:
         text = "".join(tokens)
-        ends = [at for stop in stops if stop and (at := text.find(stop)) >= 0]
+        ends = [(at, stop) for stop in stops if stop and (at := text.find(stop)) >= 0]
         if ends:
-            return split_tokens(text[: min(ends)]), "stop"
-    return tokens, "stop"
+            at, stop = min(ends)
+            return split_tokens(text[:at]), stop
+    return tokens, ""
 
 
 def interleave(choices: list[Choice]) -> Iterator[tuple[Choice, int]]:

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
+
+import orjson
 
 from engine.upstream.simulator.names import Script
 from engine.upstream.simulator.text import count_words, mix
@@ -10,9 +12,12 @@ from engine.upstream.simulator.text import count_words, mix
 TOKENS_PER_IMAGE = 85
 TOKENS_PER_TOOL = 8
 
-START, TOKEN, FINISH, USAGE = "start", "token", "finish", "usage"
+START, TOKEN, FINISH, USAGE, END = "start", "token", "finish", "usage", "end"
 Event = tuple[str, bytes]
-"""The kind of a stream's event and its payload, not yet framed."""
+"""The kind of a stream's event and its payload, not yet framed. END is what `no-done` leaves away."""
+
+JSON = b"application/json"
+SSE = b"text/event-stream; charset=utf-8"
 
 
 class Refused(Exception):
@@ -57,6 +62,15 @@ class Tool:
 
 
 @dataclass(slots=True)
+class Mark:
+    """A place up to which the client wants the prompt cached: what stands before it, as digest and tokens."""
+
+    digest: int
+    tokens: int
+    hour: bool = False
+
+
+@dataclass(slots=True)
 class Ask:
     """A request. `conversations` has one entry for a chat and one per prompt for plain completions."""
 
@@ -77,6 +91,11 @@ class Ask:
     logprobs: int | None = None
     """How many alternatives to list with each token's log probability; None lists nothing."""
     echo: bool = False
+    thinks: bool = False
+    """Whether the request asks for thinking in the wire's own way."""
+    marks: list[Mark] = field(default_factory=list)
+    cached: int = 0
+    cache_written: int = 0
     raw: Any = None
     """What only its own wire understands."""
     digest: int = 0
@@ -110,6 +129,9 @@ class Choice:
     calls: list[ToolCall]
     finish: str
     echoed: str = ""
+    stopped_by: str = ""
+    """The stop sequence that ended the text."""
+    refused: bool = False
 
     @property
     def tokens(self) -> int:
@@ -125,12 +147,20 @@ class Counts:
     completion: int
     cached: int = 0
     reasoning: int = 0
+    written: int = 0
+    """Prompt tokens written to the cache."""
+
+    @property
+    def fresh(self) -> int:
+        """Prompt tokens that the cache had no part in."""
+        return self.prompt - self.cached - self.written
 
     def as_record(self) -> dict[str, int]:
         return {
             "prompt_tokens": self.prompt,
             "completion_tokens": self.completion,
             "cached_tokens": self.cached,
+            "cache_write_tokens": self.written,
             "reasoning_tokens": self.reasoning,
         }
 
@@ -155,20 +185,57 @@ class Written:
     events: Callable[[], Iterator[Event]]
     first_call: tuple[int, int] = (0, 0)
     """Tokens before the first tool call, and the pieces of its arguments."""
+    media: bytes = JSON
+    status: int = 200
 
 
-class Wire(Protocol):
-    """One wire format: reads a request; writes answers, streams and errors. Each is a module like `chat`."""
+def parse_json(body: bytes, _media: str) -> dict[str, Any]:
+    """A body that is a JSON object."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        message = (
+            "We could not parse the JSON body of your request. (HINT: This likely means you aren't using "
+            "your HTTP library correctly. The API expects a JSON payload, but what was sent was not valid "
+            f"JSON: {error})"
+        )
+        raise Refused(400, message) from None
+    if not isinstance(document, dict):
+        raise Refused(400, "Invalid type for the request body: expected an object.")
+    return document
 
-    done: bytes
+
+def frame_data(payload: bytes, line: bytes, _first: bool) -> bytes:
+    """A server-sent event without a name."""
+    return b"data: %b%b" % (payload, line * 2)
+
+
+def no_events() -> Iterator[Event]:
+    """The stream of a wire that has none."""
+    return iter(())
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """One wire format: reads a request; writes answers, streams and errors."""
+
+    read: Callable[[Mapping[str, Any]], Ask]
+    """Validate and read; raise Refused as the wire's real servers would."""
+    write: Callable[[Ask, Script, Ticket], Written]
+    write_error: Callable[[Refused], bytes]
+    write_stream_error: Callable[[Refused], bytes] | None = None
+    """An error as an event, where that differs from the body of one."""
+    write_error_head: Callable[[Refused], bytes] = lambda _: b""
+    parse: Callable[[bytes, str], dict[str, Any]] = parse_json
+    frame: Callable[[bytes, bytes, bool], bytes] = frame_data
+    """Bytes of an event, from its payload, the line's end and whether it is the first one."""
+    done: bytes = b""
     """The last event's payload, or b"" when the wire has none."""
-
-    def read(self, body: Mapping[str, Any]) -> Ask:
-        """Validate and read; raise Refused as the wire's real servers would."""
-
-    def write(self, ask: Ask, script: Script, ticket: Ticket) -> Written: ...
-
-    def write_error(self, refused: Refused) -> bytes: ...
+    media: bytes = SSE
+    comment: bytes = b": PROCESSING\n\n"
+    """What keeps a stream alive, or b"" when the wire has nothing for that."""
+    blank: bytes = b""
+    """The payload of an event in which the list of answers is empty, where the wire has such a list."""
 
 
 def digest_turns(turns: list[Turn], seed: int) -> int:

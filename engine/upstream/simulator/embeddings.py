@@ -4,7 +4,7 @@ import array
 import base64
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache, partial
 from typing import Any
 
@@ -12,15 +12,22 @@ import orjson
 
 from engine.upstream.simulator import errors
 from engine.upstream.simulator.completions import read_inputs
-from engine.upstream.simulator.dialog import Ask, Counts, Event, Refused, Ticket, Turn, Written, digest_turns
+from engine.upstream.simulator.dialog import (
+    Ask,
+    Counts,
+    Refused,
+    Ticket,
+    Turn,
+    Wire,
+    Written,
+    digest_turns,
+    no_events,
+)
 from engine.upstream.simulator.names import Script
 from engine.upstream.simulator.reading import read_model, read_whole
 from engine.upstream.simulator.text import mix
 
 DEFAULT_DIMENSIONS = 1536
-
-done = b""
-write_error = errors.write_error
 
 
 def read(body: Mapping[str, Any]) -> Ask:
@@ -30,7 +37,8 @@ def read(body: Mapping[str, Any]) -> Ask:
     if encoding not in ("float", "base64"):
         message = f"Invalid value: '{encoding}'. Supported values are: 'float' and 'base64'."
         raise Refused(400, message, param="encoding_format", code="invalid_value")
-    dimensions = read_whole(body, "dimensions", 1, 8192) or DEFAULT_DIMENSIONS
+    dimensions = read_whole(body, "dimensions", 1, 8192) or read_whole(body, "output_dimension", 1, 8192)
+    dimensions = dimensions or DEFAULT_DIMENSIONS
     turns = [[Turn("input", text, counted)] for text, counted in read_inputs(body, "input")]
     digest = digest_turns([conversation[0] for conversation in turns], 0)
     return Ask(model, turns, raw=(encoding, dimensions), digest=digest)
@@ -38,7 +46,7 @@ def read(body: Mapping[str, Any]) -> Ask:
 
 def write(ask: Ask, script: Script, ticket: Ticket) -> Written:
     counts = Counts(prompt=sum(turns[0].counted for turns in ask.conversations), completion=0)
-    return Written(counts, 0, plain=partial(_write_plain, ask, script, counts), events=_write_nothing)
+    return Written(counts, 0, plain=partial(_write_plain, ask, script, counts), events=no_events)
 
 
 def _write_plain(ask: Ask, script: Script, counts: Counts) -> bytes:
@@ -54,10 +62,6 @@ def _write_plain(ask: Ask, script: Script, counts: Counts) -> bytes:
     return orjson.dumps(reply)
 
 
-def _write_nothing() -> Iterator[Event]:
-    return iter(())
-
-
 @lru_cache(maxsize=256)
 def make_vector(text: str, dimensions: int) -> "array.array[float]":
     """32-bit floats of length 1 together."""
@@ -65,3 +69,6 @@ def make_vector(text: str, dimensions: int) -> "array.array[float]":
     raw = [draw() - 0.5 for _ in range(dimensions)]
     length = math.sqrt(sum(one * one for one in raw)) or 1.0
     return array.array("f", [one / length for one in raw])
+
+
+WIRE = Wire(read, write, errors.write_error)

@@ -1,19 +1,16 @@
 """Decides what is answered to a request: routes, the script's conditions, the wires. No I/O, no clock."""
 
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPMethod
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
-import orjson
-
-from engine.upstream.simulator import chat, completions, embeddings
 from engine.upstream.simulator.book import Book, Seen
-from engine.upstream.simulator.dialog import Ask, Refused, Ticket, Wire
+from engine.upstream.simulator.dialog import Ask, Refused, Ticket, Wire, parse_json
 from engine.upstream.simulator.errors import find_refusal, make_refusal
 from engine.upstream.simulator.names import BEHAVIOURS, PREFIX, NameRefused, Script, list_names, parse_name
+from engine.upstream.simulator.routes import CHAT, Route, find_route
 from engine.upstream.simulator.staging import (
     Reply,
     stage_document,
@@ -23,12 +20,8 @@ from engine.upstream.simulator.staging import (
     stage_stream,
 )
 
-WIRES: Mapping[str, Wire] = {
-    "/chat/completions": chat,
-    "/completions": completions,
-    "/embeddings": embeddings,
-}
 MODELS_CREATED = 1709164800
+_KEYS = (b"authorization", b"x-api-key", b"x-goog-api-key", b"api-key")
 
 
 @dataclass(slots=True)
@@ -65,18 +58,17 @@ class House:
         number = f"{self._run}{self.book.seen:016x}"
         ticket = Ticket(number, int(wall), request.keep_alive, request.http_1_0)
         seen = self._note(request, now, wall)
-        path = request.path.removeprefix("/v1")
-        wire: Wire = WIRES.get(path, chat)
+        route = find_route(request.path, request.query)
         try:
-            reply = self._route(request, path, ticket, seen)
+            reply = self._route(request, route, ticket, seen)
         except Refused as refused:
-            reply = stage_refusal(refused, wire, ticket)
+            reply = stage_refusal(refused, route.wire if route else CHAT, ticket)
         seen.status = reply.status
         seen.counts = reply.counts
         return reply, seen
 
     def _note(self, request: Request, now: float, wall: float) -> Seen:
-        authorization = request.header(b"authorization") or request.header(b"x-api-key")
+        authorization = next(filter(None, map(request.header, _KEYS)), "")
         seen = Seen(
             seq=self.book.seen,
             at=wall,
@@ -87,29 +79,32 @@ class House:
             connection=request.connection,
             body=request.body or None,
             body_bytes=len(request.body or b""),
-            authorization=authorization.removeprefix("Bearer "),
+            authorization=_find_key(authorization),
         )
         self.book.write_down(seen)
         return seen
 
-    def _route(self, request: Request, path: str, ticket: Ticket, seen: Seen) -> Reply:
-        wire = WIRES.get(path)
-        if wire is None:
+    def _route(self, request: Request, route: Route | None, ticket: Ticket, seen: Seen) -> Reply:
+        path = request.path.removeprefix("/v1")
+        if route is None:
             if path == "/models" or path.startswith("/models/"):
                 return _answer_models(request, path, ticket)
             raise Refused(404, f"Invalid URL ({request.method} {request.path})")
         if request.method != HTTPMethod.POST:
             raise _refuse_method(request)
         if request.body is None:
-            return _answer_early(request, wire, ticket)
-        return self._perform(wire, request, ticket, seen)
+            return _answer_early(request, route.wire, ticket)
+        return self._perform(route, request, ticket, seen)
 
-    def _perform(self, wire: Wire, request: Request, ticket: Ticket, seen: Seen) -> Reply:
-        body = _parse_body(request.body or b"")
-        seen.json = True
+    def _perform(self, route: Route, request: Request, ticket: Ticket, seen: Seen) -> Reply:
+        wire = route.wire
+        body = {**wire.parse(request.body or b"", request.header(b"content-type")), **route.fields}
+        seen.json = wire.parse is parse_json
+        seen.model = body["model"] if isinstance(body.get("model"), str) else ""
         ask = wire.read(body)
         seen.model, seen.stream = ask.model, ask.stream
         script = _find_script(ask.model, request).on_attempt(self.book.count_attempt(seen, ask.digest))
+        self.book.use_cache(seen, ask)
         silence = stage_silence(script)
         if silence is not None:
             return silence
@@ -140,27 +135,18 @@ class House:
             case "DELETE", "/_sim/calls":
                 self.book.forget()
                 return stage_document({"deleted": True}, ticket)
-        return stage_refusal(Refused(404, f"Invalid URL ({request.method} {request.path})"), chat, ticket)
+        return stage_refusal(Refused(404, f"Invalid URL ({request.method} {request.path})"), CHAT, ticket)
+
+
+def _find_key(authorization: str) -> str:
+    """What stays the same from call to call: of a signature only whose it is."""
+    signed = authorization.partition("Credential=")[2]
+    return signed.partition("/")[0] if signed else authorization.removeprefix("Bearer ")
 
 
 def _read_count(query: dict[str, str], name: str, default: int) -> int:
     text = query.get(name, "")
     return int(text) if text.isdecimal() else default
-
-
-def _parse_body(body: bytes) -> dict[str, Any]:
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        message = (
-            "We could not parse the JSON body of your request. (HINT: This likely means you aren't using "
-            "your HTTP library correctly. The API expects a JSON payload, but what was sent was not valid "
-            f"JSON: {error})"
-        )
-        raise Refused(400, message) from None
-    if not isinstance(document, dict):
-        raise Refused(400, "Invalid type for the request body: expected an object.")
-    return document
 
 
 def _find_script(model: str, request: Request) -> Script:

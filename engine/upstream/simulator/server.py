@@ -17,8 +17,8 @@ from urllib.parse import unquote
 import httptools
 
 from engine.upstream.simulator.book import Seen
-from engine.upstream.simulator.chat import write_error
 from engine.upstream.simulator.dialog import Refused
+from engine.upstream.simulator.errors import write_error
 from engine.upstream.simulator.house import House, Request
 from engine.upstream.simulator.staging import Ending, Reply, Step
 

@@ -4,6 +4,7 @@ Pure: no socket, no clock. The order of the layers is that of the wire: events, 
 chunks, the cutting of writes.
 """
 
+import re
 import zlib
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -14,14 +15,17 @@ from typing import Any
 
 import orjson
 
-from engine.upstream.simulator.dialog import FINISH, TOKEN, Event, Refused, Ticket, Wire, Written
+from engine.upstream.simulator.dialog import END, FINISH, JSON, TOKEN, Event, Refused, Ticket, Wire, Written
 from engine.upstream.simulator.errors import make_refusal, write_page
 from engine.upstream.simulator.names import ENDLESS, Script
 
 Step = tuple[float, bytes, int]
 """Seconds to wait, what to send then, and how many tokens are in it."""
 
-_DONE, _EXTRA, _BREAK = "done", "extra", "break"
+_DONE, _EXTRA, _BREAK, _BARE = "done", "extra", "break", "bare"
+_INDEX = re.compile(
+    rb',"(?:index|contentBlockIndex|output_index)":\d+|"(?:index|contentBlockIndex|output_index)":\d+,'
+)
 FLUSH_S = 0.02
 """Before a reset: what was written must have left, or the reset would take it back."""
 
@@ -57,8 +61,6 @@ _ENDINGS = {
 _REASONS = {status.value: status.phrase for status in HTTPStatus} | {529: "Overloaded"}
 _INTERIM = b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\n"
 _HTML = b"text/html; charset=utf-8"
-_JSON = b"application/json"
-_EVENTS = b"text/event-stream; charset=utf-8"
 
 
 def stage_silence(script: Script) -> Reply | None:
@@ -74,10 +76,10 @@ def stage_refusal(refused: Refused, wire: Wire, ticket: Ticket, script: Script |
     parts = script.parts if script is not None else {}
     page = "html" in parts
     body = write_page(refused) if page else wire.write_error(refused)
-    more = b""
+    more = b"" if page else wire.write_error_head(refused)
     if refused.retry_after_s:
-        more = b"retry-after: %g\r\n" % refused.retry_after_s
-    head = _write_head(refused.status, ticket, _HTML if page else _JSON, len(body), more)
+        more += b"retry-after: %g\r\n" % refused.retry_after_s
+    head = _write_head(refused.status, ticket, _HTML if page else JSON, len(body), more)
     pause = _first_pause(script) if script is not None else 0.0
     steps: Iterator[Step] = iter(((pause, head + body, 0),))
     if script is not None:
@@ -88,7 +90,7 @@ def stage_refusal(refused: Refused, wire: Wire, ticket: Ticket, script: Script |
 def stage_document(document: Any, ticket: Ticket) -> Reply:
     """A plain answer that no script touches."""
     body = orjson.dumps(document)
-    steps: Iterator[Step] = iter(((0.0, _write_head(200, ticket, _JSON, len(body)) + body, 0),))
+    steps: Iterator[Step] = iter(((0.0, _write_head(200, ticket, JSON, len(body)) + body, 0),))
     return Reply(200, steps, Ending.KEEP if ticket.keep_alive else Ending.CLOSE)
 
 
@@ -109,7 +111,7 @@ def stage_plain(script: Script, written: Written, ticket: Ticket, body: bytes) -
         body, ending = body[: len(body) // 2], _ENDINGS[script.breaks]
         ending = Ending.CLOSE if ending is Ending.KEEP else ending
     more = b"content-encoding: gzip\r\n" if "gzip" in parts else b""
-    head = _write_head(200, ticket, _JSON, length, more)
+    head = _write_head(written.status, ticket, _name_charset(script, written.media), length, more)
     if "1xx" in parts:
         head = _INTERIM + head
     pause = _first_pause(script) + parts.get("slow-first-token", 0) + parts.get("slow", 0)
@@ -126,10 +128,10 @@ def stage_stream(script: Script, wire: Wire, written: Written, ticket: Ticket) -
     more += b"transfer-encoding: chunked\r\n" if chunked else b""
     if "gzip" in parts:
         more += b"content-encoding: gzip\r\n"
-    head = _write_head(200, ticket, _EVENTS, None, more)
+    head = _write_head(200, ticket, _name_charset(script, wire.media), None, more)
     if "1xx" in parts:
         head = _INTERIM + head
-    steps = _Pacer(script, written).frame(_script_events(script, wire, written))
+    steps = _Pacer(script, wire, written).frame(_script_events(script, wire, written))
     if "gzip" in parts:
         steps = _compress_steps(steps)
     if chunked and script.breaks == "cut-in-chunk":
@@ -148,7 +150,7 @@ def _finish_reply(script: Script, steps: Iterator[Step], ending: Ending, written
         steps, ending = chain(steps, ((script.parts["hang-up"], b"", 0),)), Ending.CLOSE
     if ending is Ending.RESET:
         steps = chain(steps, ((FLUSH_S, b"", 0),))
-    return Reply(200, steps, ending, written.counts.as_record())
+    return Reply(written.status, steps, ending, written.counts.as_record())
 
 
 def _stream_ending(script: Script, ticket: Ticket) -> Ending:
@@ -174,63 +176,70 @@ def _write_head(status: int, ticket: Ticket, media: bytes, length: int | None, m
     return head + more + b"\r\n"
 
 
+def _name_charset(script: Script, media: bytes) -> bytes:
+    return media.partition(b";")[0] + b"; charset=iso-8859-1" if "charset" in script.parts else media
+
+
 def _first_pause(script: Script) -> float:
     return script.parts.get("latency", 0.0) + script.parts.get("slow-headers", 0.0)
 
 
 class _Pacer:
-    """Frames events as SSE and says how long to wait before each."""
+    """Frames events as the wire does and says how long to wait before each."""
 
-    def __init__(self, script: Script, written: Written) -> None:
+    def __init__(self, script: Script, wire: Wire, written: Written) -> None:
         parts = script.parts
         self._breaks = script.breaks
+        self._frame = wire.frame
         self._line = b"\r\n" if "crlf" in parts else b"\n"
         self._between = parts.get("chunk-ms", 0.0)
         if "slow" in parts:
             self._between = parts["slow"] / max(1, written.tokens)
         self._before_first = parts.get("slow-first-token", 0.0)
-        self._comment_every = parts.get("comments", ENDLESS)
+        self._comment = wire.comment.replace(b"\n", self._line)
+        self._comment_every = parts.get("comments", ENDLESS) if wire.comment else ENDLESS
 
     def frame(self, events: Iterator[Event]) -> Iterator[Step]:
-        end, between = self._line * 2, self._between
+        line, between, write, first = self._line, self._between, self._frame, True
         pause = between + self._before_first
         if self._comment_every != ENDLESS:
-            yield 0.0, self._comment(), 0
+            yield 0.0, self._comment, 0
         for kind, payload in events:
             if kind == TOKEN:
                 if pause > self._comment_every:
                     pause = yield from self._give_signs(pause)
-                yield pause, b"data: %b%b" % (payload, end), 1
+                yield pause, write(payload, line, first), 1
                 pause = between
             elif kind == _BREAK:
-                yield from self._break_off(b"data: %b%b" % (payload, end))
+                yield from self._break_off(write(payload, line, first))
             else:
-                yield 0.0, b"data: %b%b" % (payload, end), 0
+                yield 0.0, payload + line if kind == _BARE else write(payload, line, first), 0
+            first = False
 
     def _break_off(self, event: bytes) -> Iterator[Step]:
         if self._breaks in ("cut-in-event", "cut-in-chunk"):
             yield self._between, event[: len(event) // 2], 0
         while self._breaks == "stall" and self._comment_every != ENDLESS:
-            yield self._comment_every, self._comment(), 0
+            yield self._comment_every, self._comment, 0
 
     def _give_signs(self, pause: float) -> Generator[Step, None, float]:
         """Comments during a long pause; what is left of it comes before the next event."""
         while pause > self._comment_every:
-            yield self._comment_every, self._comment(), 0
+            yield self._comment_every, self._comment, 0
             pause -= self._comment_every
         return pause
-
-    def _comment(self) -> bytes:
-        return b": PROCESSING" + self._line * 2
 
 
 def _script_events(script: Script, wire: Wire, written: Written) -> Iterator[Event]:
     """The answer's events with what the script adds and takes away."""
-    parts, events = script.parts, written.events()
+    parts, events = script.parts, _change_events(script, wire, written.events())
     if "bad-event" in parts:
         events = _spoil_event(events, parts["bad-event"])
+    write_error = wire.write_stream_error or wire.write_error
     if "error-in-stream" in parts:
-        events = _put_error(events, parts["error-in-stream"], wire.write_error(make_refusal(500)))
+        events = _put_error(events, parts["error-in-stream"], (_EXTRA, write_error(make_refusal(500))))
+    if "bare-error" in parts:
+        events = _put_error(events, parts["bare-error"], (_BARE, wire.write_error(make_refusal(500))))
     if wire.done and "no-done" not in parts and "no-done-open" not in parts:
         events = chain(events, ((_DONE, wire.done),))
     if script.breaks == "cut-in-tool-arguments":
@@ -238,6 +247,28 @@ def _script_events(script: Script, wire: Wire, written: Written) -> Iterator[Eve
     elif script.breaks:
         events = _break_events(events, parts[script.breaks])
     return events
+
+
+def _change_events(script: Script, wire: Wire, events: Iterator[Event]) -> Iterator[Event]:
+    """What is wrong with the events themselves."""
+    parts = script.parts
+    if "no-done" in parts or "no-done-open" in parts:
+        events = (event for event in events if event[0] != END)
+    if "no-index" in parts:
+        events = ((kind, _INDEX.sub(b"", payload)) for kind, payload in events)
+    if "start-twice" in parts:
+        events = _repeat_first(events)
+    if "empty-choices" in parts and wire.blank:
+        events = chain(((_EXTRA, wire.blank),), events)
+    return events
+
+
+def _repeat_first(events: Iterator[Event]) -> Iterator[Event]:
+    for event in events:
+        yield _EXTRA, event[1]
+        yield event
+        break
+    yield from events
 
 
 def _find_middle_of_arguments(written: Written) -> int:
@@ -262,11 +293,11 @@ def _spoil_event(events: Iterator[Event], at: float) -> Iterator[Event]:
         sent += kind == TOKEN
 
 
-def _put_error(events: Iterator[Event], at: float, error: bytes) -> Iterator[Event]:
+def _put_error(events: Iterator[Event], at: float, error: Event) -> Iterator[Event]:
     sent = 0
     for kind, payload in events:
         if at == 0 or _is_due(kind, sent, at):
-            yield _EXTRA, error
+            yield error
             return
         yield kind, payload
         sent += kind == TOKEN

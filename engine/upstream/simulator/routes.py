@@ -1,0 +1,50 @@
+"""Which wire is spoken at which path. A path may stand behind any prefix, so that every base URL can be played."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote
+
+from engine.upstream.simulator import chat, completions, embeddings
+from engine.upstream.simulator.dialog import Wire
+from engine.upstream.simulator.wires import messages
+
+CHAT = chat.WIRE
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One wire at a place. `fields` stand in the path and are put into the body before it is read."""
+
+    wire: Wire
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _at(pattern: str, wire: Wire, query: str = "", **fields: Any) -> tuple[re.Pattern[str], str, Route]:
+    """`{model}` is what the model's name may be, slashes included; `query` must stand in the query."""
+    return re.compile(f"{pattern.replace('{model}', '(?P<model>.+)')}$"), query, Route(wire, fields)
+
+
+_COUNT_TOKENS = r"/models/count-tokens(?:@\d+)?:rawPredict"
+
+ROUTES = (
+    _at("/messages", messages.WIRE),
+    _at("/messages/count_tokens", messages.COUNTING),
+    _at(_COUNT_TOKENS, messages.COUNTING),
+    _at("/models/{model}:rawPredict", messages.WIRE, stream=False),
+    _at("/models/{model}:streamRawPredict", messages.WIRE, stream=True),
+    _at("/chat/completions", CHAT),
+    _at("/completions", completions.WIRE),
+    _at("/embeddings", embeddings.WIRE),
+)
+
+
+def find_route(path: str, query: str) -> Route | None:
+    """The first that matches the end of the path; None when nothing is spoken there."""
+    for pattern, asked, route in ROUTES:
+        found = pattern.search(path) if asked in query else None
+        if found is not None:
+            in_path = {name: unquote(value) for name, value in found.groupdict().items()}
+            return Route(route.wire, {**route.fields, **in_path})
+    return None
