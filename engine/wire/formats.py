@@ -19,7 +19,7 @@ from engine.wire.event_look import EventLook, compile_event_look
 from engine.wire.expressions import TemplateFailed
 from engine.wire.framing import FRAME_WRITERS, MEDIA_TYPES, SPLITTERS, Splitter
 from engine.wire.look import Look, compile_look
-from engine.wire.loss import SOURCES, find_lost_kinds, find_words
+from engine.wire.loss import SOURCES, find_lost_kinds, find_words, is_source, leave_out_media
 from engine.wire.operations import OPERATIONS
 from engine.wire.origins import Places, point_at_losses, trace_request
 from engine.wire.paths import Getter, PathRefused, compile_first, compile_path
@@ -69,7 +69,7 @@ SECTIONS: Mapping[str, str] = {
     "errors": "where errors are: message, type, code, param, their kinds, and marks inside good answers",
     "tables": "named tables for the filters mapped, banded, renamed",
     "fragments": "named trees for $use",
-    "media": "from where a request may take parts of a kind: {image: [data]}; default: url, data, file_id, text",
+    "media": "from where a request may take parts of a kind: {image: [data, https://]}; default: url, data, file_id, text",
     "request": "chat, target -> the request body",
     "reply": "doc -> the plain answer",
     "stream": "event, error, whole, on -> facts",
@@ -164,6 +164,8 @@ class Format:
         refuse_secrets(target)
         if turns := chat.get("turns"):
             chat = {**chat, "turns": leave_out_foreign(turns, self.traits["issuer"])}
+        if self.media and chat.get("turns"):
+            chat = leave_out_media(chat, self.media)
         return self._render("request", chat, target) or {}
 
     def find_loss(self, chat: Mapping[str, Any]) -> list[str]:
@@ -418,8 +420,8 @@ class _Compiler:
     def media(self) -> Mapping[str, frozenset[str]]:
         rows = self.section("media")
         for kind, sources in rows.items():
-            if not isinstance(sources, list) or not {*map(str, sources)} <= {*SOURCES}:
-                self.refuse(("media", kind), f"a list of {', '.join(SOURCES)} is expected")
+            if not isinstance(sources, list) or not all(is_source(str(source)) for source in sources):
+                self.refuse(("media", kind), f"a list of {', '.join(SOURCES)}, https:// is expected")
         return {
             kind: frozenset(map(str, sources)) for kind, sources in rows.items() if isinstance(sources, list)
         }

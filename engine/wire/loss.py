@@ -13,6 +13,8 @@ from typing import Any
 SOURCES = ("url", "data", "file_id", "text")
 """The keys of a part that hold its content, or say where it is."""
 Media = Mapping[str, frozenset[str]]
+"""The sources from which a dialect takes parts of a kind; `https://` and the like: URLs that begin so;
+`data:text/`: data of media types that begin so."""
 
 _WORD = re.compile(r"[a-z_]{3,}")
 
@@ -57,10 +59,41 @@ def find_lost_kinds(
     return lost
 
 
-def _find_lost_sources(part: Mapping[str, Any], media: Media) -> Iterator[str]:
+def is_source(name: str) -> bool:
+    """Whether a row of `media` may name it."""
+    return name in SOURCES or name.endswith("://") or name.startswith("data:")
+
+
+def leave_out_media(chat: Mapping[str, Any], media: Media) -> Mapping[str, Any]:
+    """The chat without the parts that `media` does not take; a turn of nothing else goes, too."""
+    if not any(_find_lost_sources(part, media) for turn in chat["turns"] for part in turn.get("parts") or ()):
+        return chat
+    kept = ({**turn, "parts": _keep_taken(turn.get("parts") or (), media)} for turn in chat["turns"])
+    return {**chat, "turns": [turn for turn in kept if turn["parts"]]}
+
+
+def _keep_taken(parts: Iterable[Mapping[str, Any]], media: Media) -> list[dict[str, Any]]:
+    kept = (dict(part) for part in parts if _lost_source(part, media) is None)
+    return [
+        {**part, "parts": _keep_taken(part["parts"], media)} if part.get("parts") else part for part in kept
+    ]
+
+
+def _find_lost_sources(part: Mapping[str, Any], media: Media) -> list[str]:
     """`image/url` of a part, or of one in a tool's result, whose only source the dialect does not take."""
-    for inner in (part, *(part.get("parts") or ())):
-        taken = media.get(inner.get("type", ""))
-        given = [source for source in SOURCES if inner.get(source) is not None] if taken is not None else []
-        if taken is not None and given and taken.isdisjoint(given):
-            yield f"{inner.get('type')}/{given[0]}"
+    if part.get("type") not in media and not part.get("parts"):
+        return []
+    lost = ((inner, _lost_source(inner, media)) for inner in (part, *(part.get("parts") or ())))
+    return [f"{inner['type']}/{source}" for inner, source in lost if source is not None]
+
+
+def _lost_source(part: Mapping[str, Any], media: Media) -> str | None:
+    """Where the part's content is, when the dialect takes none of its sources."""
+    taken = media.get(part.get("type", ""))
+    given = [source for source in SOURCES if part.get(source) is not None] if taken is not None else []
+    if taken is None or not given or not taken.isdisjoint(given):
+        return None
+    url = part.get("url")
+    return (
+        None if isinstance(url, str) and url.startswith(tuple(s for s in taken if "://" in s)) else given[0]
+    )

@@ -91,7 +91,8 @@ def point_at_losses(
         if key == "extra":
             found.add(f"/{rest}")
         elif rest:
-            found |= _point_at_items(key, rest.rpartition("/")[2], chat, body) or {f"/{name}"}
+            kind, *source = (step for step in rest.split("/") if step not in ("*", "parts"))
+            found |= _point_at_items(key, kind, source, chat, body) or {f"/{name}"}
         else:
             found |= _point_at_key(places.get(key, ()), body) or {f"/{key}"}
     return tuple(sorted(found))
@@ -112,12 +113,19 @@ def _is_there(value: Any, steps: Steps) -> bool:
     return isinstance(value, dict) and _is_there(value.get(steps[0]), steps[1:])
 
 
-def _point_at_items(key: str, kind: str, chat: Mapping[str, Any], body: Any) -> set[str]:
-    """Where the parts (or tools) of a kind stand in the body."""
+def _point_at_items(
+    key: str, kind: str, source: Iterable[str], chat: Mapping[str, Any], body: Any
+) -> set[str]:
+    """Where the parts (or tools) of a kind stand in the body; those with this source only, if one is named."""
     items = chat.get(key) or ()
     if key == "turns":
-        items = [part for turn in items for part in turn.get("parts") or ()]
-    wanted = [item for item in items if (item.get("type") or "function") == kind]
+        parts = [part for turn in items for part in turn.get("parts") or ()]
+        items = [inner for part in parts for inner in (part, *(part.get("parts") or ()))]
+    wanted = [
+        item
+        for item in items
+        if (item.get("type") or "function") == kind and all(item.get(name) is not None for name in source)
+    ]
     return {pointer for item in wanted if (pointer := _find_item(item, body)) is not None}
 
 
