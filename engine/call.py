@@ -118,6 +118,8 @@ class Call:
     @property
     def operation(self) -> str:
         return self.door.operation
+    answer_type: bytes = b""
+    """The media type of an answer that is passed as it comes, because it is no JSON."""
 
     @property
     def surface(self) -> str:

@@ -77,7 +77,7 @@ class Reply:
         if self._sign is not None:
             await self._sign
         if not self.started:
-            await self._start(200, self._call.door.stream_head)
+            await self._start(200, _stream_headers(self._call))
         self._last_sent = self._loop.time()
         if self._framing is not None:
             data = self._framing.feed(data)
@@ -93,7 +93,7 @@ class Reply:
             await self._sign
         if not self.started:
             if self._call.stream:
-                await self._start(200, self._call.door.stream_head)
+                await self._start(200, _stream_headers(self._call))
             else:
                 await self._start(200, _plain_headers(len(tail), cost_usd))
         if self._framing is not None and self._call.stream:
@@ -110,6 +110,8 @@ class Reply:
             await self._sign
         call = self._call
         format = call.door.format
+        if self.started and call.answer_type and not call.answer_type.startswith(b"text/event-stream"):
+            return  # it cannot tell an error: it is cut, and the server ends the connection
         if self.started:
             body = write_stream_error(format, error, call.request_id, call.writer)
             body = body if self._framing is None else self._framing.close(body)
@@ -173,6 +175,10 @@ class Reply:
         """The call is over without another word (the client went away)."""
         self._stop_signs()
         self.ended = True
+
+
+def _stream_headers(call: Call) -> Headers:
+    return [(b"content-type", call.answer_type)] if call.answer_type else call.door.stream_head
 
 
 def _plain_headers(length: int, cost_usd: str) -> Headers:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from engine.call import Attempt, Call
 from engine.config.snapshot import Credential, Endpoint, Target, Timeouts
 from engine.errors import InvalidRequest, UpstreamFailure, UpstreamTimedOut
+from engine.routing.raw import read_as_it_comes
 from engine.upstream.exchange import Continuation, Exchange, hide_secrets, render_body
 from engine.upstream.reply import Reply
 from engine.wire.answers import AnswerReader, SameWireAnswer, SameWireStream
@@ -79,7 +80,14 @@ class Attempts:
             body = self._render(target, endpoint, rescue)
             passed = call.passed_headers if self._translation is None else ()
             upstream = await self._exchange.open(
-                target, endpoint, credential, body, clocks, stream=call.stream, passed=passed
+            flows = call.stream or bool(endpoint.format.answers)
+                target,
+                endpoint,
+                credential,
+                body,
+                clocks if flows is call.stream else replace(clocks, headers_s=clocks.answer_s),
+                stream=flows,
+                passed=passed,
             )
             try:
                 reader = self._choose_reader(upstream, target, endpoint, rescue)
@@ -178,6 +186,8 @@ class Attempts:
         if not call.stream:
             return SameWireAnswer(format)
         media_type = upstream.header(b"content-type") or b""
+        if format.answers and (raw := read_as_it_comes(call, format, upstream)) is not None:
+            return raw
         if format.look is None or media_type.startswith(b"application/json"):
             if rescue is not None:
                 raise UpstreamFailure("broken_stream", "a whole answer cannot continue a stream")

@@ -209,7 +209,20 @@ class Chat(TypedDict, total=False):
     max_document: int
     """rerank: tokens of each document that count."""
     prompt: Any
-    """completions: prompts that are not one text (several, or token ids)."""
+    """completions: prompts that are not one text (several, or token ids). images, speech: the text."""
+    size: str
+    """images: 1024x1024, auto ..."""
+    quality: str
+    style: str
+    background: str
+    media_form: str
+    """How images come: url or data."""
+    file_format: str
+    """images, speech: png, webp, mp3, wav ..."""
+    negative_prompt: str
+    voice: Any
+    instructions: str
+    speed: float
     dialect: str
     """The format that it was read from."""
     extra: dict[str, Any]

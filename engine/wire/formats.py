@@ -66,6 +66,7 @@ SECTIONS: Mapping[str, str] = {
     "ask_usage": "merged into a streamed request so that it reports usage",
     "look": "where same-wire traffic is read",
     "usage": "where tokens and units are counted: from, counts, outside, asked",
+    "answers": "types of answers that are no JSON, as globs (audio/*): they are passed as they come",
     "errors": "where errors are: message, type, code, param, their kinds, and marks inside good answers",
     "tables": "named tables for the filters mapped, banded, renamed",
     "fragments": "named trees for $use",
@@ -139,6 +140,8 @@ class Format:
     reads: frozenset[str]
     """The keys of a chat that its requests can express."""
     understands: frozenset[str]
+    answers: tuple[str, ...]
+    """Globs of media types: such answers are passed as they come."""
     """The keys of a client's body that it has words for."""
     words: frozenset[str]
     """The words that its request template is made of."""
@@ -357,6 +360,7 @@ class _Compiler:
             understands=frozenset(name for root, name in templates.reads if root == "body")
             | {str(self.section("stored").get(key)) for key in ("wanted", "previous")},
             stored=self.stored(compiled),
+            answers=self.answers(),
             tells_estimate=("asked", "input_estimate") in templates.reads,
             words=find_words(tree.get("request"), templates.fragments),
             media=media,
@@ -418,6 +422,20 @@ class _Compiler:
         return str(self.tree["done"]).encode() if self.tree.get("done") else None
 
     def media(self) -> Mapping[str, frozenset[str]]:
+    def carries(self) -> frozenset[str]:
+        kinds = self.tree.get("carries") or []
+        if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
+            self.refuse(("carries",), "a list of kinds of parts is expected")
+            return frozenset()
+        return frozenset(kinds)
+
+    def answers(self) -> tuple[str, ...]:
+        globs = self.tree.get("answers") or []
+        if not isinstance(globs, list) or not all(isinstance(glob, str) and "/" in glob for glob in globs):
+            self.refuse(("answers",), "a list of media types such as audio/* is expected")
+            return ()
+        return tuple(globs)
+
         rows = self.section("media")
         for kind, sources in rows.items():
             if not isinstance(sources, list) or not all(is_source(str(source)) for source in sources):
