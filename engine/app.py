@@ -36,7 +36,9 @@ from engine.storage.flusher import Flusher
 from engine.storage.journal import Journal
 from engine.storage.keys import KeyStore
 from engine.storage.postgres import Connection, Database
+from engine.storage.private_state import PrivateState
 from engine.storage.secrets import load_keyring
+from engine.storage.state_vault import StateVault
 from engine.telemetry.logs import Log, route_library_logs
 from engine.telemetry.metrics import Metrics
 from engine.upstream.exchange import Exchange
@@ -69,6 +71,10 @@ class WorkerApp:
         self._answers = AnswerStore(
             self._database, keep_s=kept.days * 86400, most_bytes=int(kept.max_mb * (1 << 20))
         )
+        state = gateway.state
+        self._vault = StateVault(
+            self._database, ring, keep_s=state.keep_h * 3600, most_bytes=int(state.max_mb * (1 << 20))
+        )
         self._upstreams = Upstreams(proxies=read_proxies(read_environment()))
         self._exchange = Exchange(self._upstreams)
         self._breakers = Breakers()
@@ -84,6 +90,7 @@ class WorkerApp:
             clock=self._clock,
             report_bug=self._report_bug,
             conversations=Conversations(self._answers),
+            private_state=PrivateState(self._vault),
         )
         self._watch_gauges()
         self.asgi = self._build_routes(rooms, identity, control)
@@ -94,6 +101,7 @@ class WorkerApp:
         await self._keys.start()
         self._flusher.start()
         self._answers.start()
+        self._vault.start()
 
     def begin_drain(self) -> None:
         self._draining = True
@@ -103,6 +111,7 @@ class WorkerApp:
 
     async def stop(self) -> None:
         await self._answers.stop()
+        await self._vault.stop()
         await self._flusher.stop()
         await self._keys.stop()
         await self._exchange.close()
@@ -199,6 +208,7 @@ class WorkerApp:
         metrics.watch("gatewayz_limit_identities", lambda: as_reading(self._limiter.count_identities()))
         metrics.watch("gatewayz_log_lines_dropped_total", lambda: self.log.dropped)
         metrics.watch("gatewayz_stored_answers_total", lambda: as_reading(self._answers.counts))
+        metrics.watch("gatewayz_provider_state_total", lambda: as_reading(self._vault.counts))
 
     def _read_breakers(self) -> dict[str | tuple[str, ...], float]:
         states = self._breakers.states(self._clock())

@@ -1,5 +1,6 @@
 """One request, from the door to its record. Every room reads from and writes to the `Call`; nothing else travels."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engine.config.snapshot import Model, Policy, Snapshot, Target
     from engine.wire.doors import Door
+    from engine.wire.kept_state import CallState
     from engine.wire.streams import StreamWriter
     from engine.wire.usage import Usage
 
@@ -83,6 +85,10 @@ class Call:
     request: dict[str, Any] = field(default_factory=dict)
     as_asked: dict[str, Any] | None = None
     """The request as its caller wrote it, where the gateway put what was said before in front of it."""
+    chat: dict[str, Any] | None = None
+    """What the request says in no dialect, once somebody needed it. Nobody changes it."""
+    kept_state: Mapping[str, "CallState"] = field(default_factory=dict)
+    """What is kept of the tool calls in it."""
     requested_model: str = ""
     stream: bool = False
     usage_asked: bool = False
@@ -112,14 +118,14 @@ class Call:
     """The model that the path names."""
     passed_headers: tuple[tuple[str, str], ...] = ()
     """Headers of the client that go on to a provider of the same wire."""
+    answer_type: bytes = b""
+    """The media type of an answer that is passed as it comes, because it is no JSON."""
     writer: "StreamWriter | None" = None
     """What has written the stream so far, when it was translated: it knows how to go on."""
 
     @property
     def operation(self) -> str:
         return self.door.operation
-    answer_type: bytes = b""
-    """The media type of an answer that is passed as it comes, because it is no JSON."""
 
     @property
     def surface(self) -> str:

@@ -24,7 +24,7 @@ from engine.config.snapshot import Timeouts
 from engine.errors import ClientGone, GatewayError, GatewayMistake, NobodyAvailable, UpstreamFailure
 from engine.policies.admission import Admission
 from engine.policies.identity import Headers, Identity
-from engine.routing.attempts import Attempts
+from engine.routing.attempts import Attempts, takes_state
 from engine.routing.failover import Delivery, Router
 from engine.routing.resolve import Plan, make_plan
 from engine.upstream.exchange import Exchange
@@ -56,6 +56,13 @@ class Conversations(Protocol):
     def keep(self, call: Call, end: bytes) -> None: ...
 
 
+class PrivateState(Protocol):
+    """What only its provider understands, and clients cannot carry (storage/private_state.py)."""
+
+    async def recall(self, call: Call) -> None: ...
+    def keep(self, call: Call, reader: AnswerReader | None) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Rooms:
     """What the corridor leads through. Built once in app.py."""
@@ -68,6 +75,7 @@ class Rooms:
     clock: Callable[[], float]
     report_bug: Callable[[Call, Exception], None]
     conversations: Conversations
+    private_state: PrivateState
 
 
 async def carry(call: Call, headers: Headers, rooms: Rooms, reply: ClientReply) -> None:
@@ -80,6 +88,8 @@ async def carry(call: Call, headers: Headers, rooms: Rooms, reply: ClientReply) 
         call.model, call.policy = plan.model, plan.policy
         if call.door.format.stored is not None:
             await rooms.conversations.recall(call)
+        if takes_state(call, plan.targets):
+            await rooms.private_state.recall(call)
         if needs_estimate(call, plan):
             call.input_estimate = estimate_input_tokens(call.request)
         async with rooms.admission.admit(call, plan.policy) as limit_headers:
@@ -92,6 +102,7 @@ async def carry(call: Call, headers: Headers, rooms: Rooms, reply: ClientReply) 
             finally:
                 # What was used counts against the limits however the call ends.
                 call.usage = measure_usage(call, attempts.reader)
+                rooms.private_state.keep(call, attempts.reader)
             call.http_status = call.http_status or 200
             rooms.books.settle(call, "aborted" if call.client_gone else "ok", answer)
             await reply.finish(answer.tail, call.cost_text)

@@ -68,6 +68,15 @@ class StoredAnswersEntry(Strict):
     max_mb: float = described("larger answers, with what was said to get them, are not kept, MiB", 4, gt=0)
 
 
+class StateEntry(Strict):
+    keep_h: float = described(
+        "how many hours signatures and encrypted reasoning are kept for clients that cannot carry them; 0: not at all",
+        24,
+        ge=0,
+    )
+    max_mb: float = described("of these so much stays in the memory of a worker, MiB", 64, gt=0)
+
+
 class SimulatorEntry(Strict):
     enabled: Literal["auto", True, False] = described(
         "the built-in upstream for rehearsals; auto: on unless DATABASE_URL is set", "auto"
@@ -95,4 +104,5 @@ class GatewayFile(Strict):
     limits: SharedLimitsEntry = described("limits across processes", SharedLimitsEntry())
     journal: JournalEntry = described("the call journal", JournalEntry())
     stored_answers: StoredAnswersEntry = described("answers that are kept for clients", StoredAnswersEntry())
+    state: StateEntry = described("state that only its provider understands", StateEntry())
     simulator: SimulatorEntry = described("the built-in upstream", SimulatorEntry())

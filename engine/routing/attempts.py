@@ -3,7 +3,7 @@
 The reader of the latest attempt that delivered something stays here, because a rescue begins where it stopped.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from engine.upstream.reply import Reply
 from engine.wire.answers import AnswerReader, SameWireAnswer, SameWireStream
 from engine.wire.formats import Format
 from engine.wire.look import Look
+from engine.wire.opaque import holds_tags
 from engine.wire.passing import PassedStream
 from engine.wire.rescue import CONTINUE, RescueStream, Resumption, read_identity
 from engine.wire.translation import Translation, open_translation
@@ -79,8 +80,8 @@ class Attempts:
             endpoint = find_endpoint(call, target)
             body = self._render(target, endpoint, rescue)
             passed = call.passed_headers if self._translation is None else ()
-            upstream = await self._exchange.open(
             flows = call.stream or bool(endpoint.format.answers)
+            upstream = await self._exchange.open(
                 target,
                 endpoint,
                 credential,
@@ -123,8 +124,10 @@ class Attempts:
 
     def speaks_callers_wire(self, target: Target) -> bool:
         call = self._call
-        format = find_endpoint(call, target).format
-        return format.name == call.door.format.name and format.look is not None
+        endpoint = find_endpoint(call, target)
+        format = endpoint.format
+        alike = format.name == call.door.format.name and format.look is not None
+        return alike and not must_be_told_anew(call, target, endpoint)
 
     def _keep(self, reader: AnswerReader | None, target: Target, attempt: Attempt) -> None:
         """What this attempt used belongs to it; the reader that reached the client stays."""
@@ -156,7 +159,7 @@ class Attempts:
         call = self._call
         surface = call.door.format
         self._translation, call.loss = None, ()
-        if endpoint.format.name == surface.name:
+        if endpoint.format.name == surface.name and not must_be_told_anew(call, target, endpoint):
             continuation = None
             if rescue is not None and rescue.mode == CONTINUE and self.reader is not None:
                 continuation = Continuation("".join(self.reader.texts))
@@ -183,11 +186,11 @@ class Attempts:
             translated = self._translation.reader(upstream.header(b"content-type") or b"")
             call.writer = translated.writer
             return translated
+        if format.answers and (raw := read_as_it_comes(call, format, upstream)) is not None:
+            return raw
         if not call.stream:
             return SameWireAnswer(format)
         media_type = upstream.header(b"content-type") or b""
-        if format.answers and (raw := read_as_it_comes(call, format, upstream)) is not None:
-            return raw
         if format.look is None or media_type.startswith(b"application/json"):
             if rescue is not None:
                 raise UpstreamFailure("broken_stream", "a whole answer cannot continue a stream")
@@ -203,6 +206,29 @@ class Attempts:
         return SameWireStream(
             format, look, hide_usage=not call.usage_asked, choices=count_choices(call.request)
         )
+
+
+def must_be_told_anew(call: Call, target: Target, endpoint: Endpoint) -> bool:
+    """Whether blobs that only their issuer may see keep a request from going to a target of its own wire as it is."""
+    if holds_tags(call.body):
+        return True
+    issuer = endpoint.traits_of(target).get("issuer")
+    return call.operation == "chat" and issuer != call.door.format.traits["issuer"]
+
+
+def takes_state(call: Call, targets: Iterable[Target]) -> bool:
+    """Whether some target of another wire may want back what a client could not carry."""
+    surface = call.door.format.name
+    if call.operation != "chat":
+        return False
+    for target in targets:
+        endpoint = find_endpoint(call, target)
+        format = endpoint.format
+        if format.name != surface and (
+            format.carries or endpoint.traits_of(target).get("issuer") != format.traits["issuer"]
+        ):
+            return True
+    return False
 
 
 def passes_frames(call: Call, format: Format, media_type: bytes) -> bool:

@@ -74,6 +74,12 @@ FAMILIES: Mapping[str, Family] = {
             "Answers to be kept for clients, by what became of them.",
             "outcome",
         ),
+        _counter(
+            "gatewayz_provider_state_total",
+            "Tool calls whose signatures and reasoning are kept for clients that cannot carry them, by what became "
+            "of them.",
+            "outcome",
+        ),
         _counter("gatewayz_process_cpu_seconds_total", "CPU seconds of the workers."),
         _gauge("gatewayz_calls_in_progress", "sum", "Calls between the door and their settlement."),
         _gauge("gatewayz_upstream_connections", "sum", "Connections to providers.", "state"),

@@ -50,6 +50,7 @@ SECTIONS: Mapping[str, str] = {
     "siblings": "the formats of the other operations on the same wire",
     "traits": "what differs between providers and models on this wire: {name: default}",
     "issuer": "whose opaque state (signatures, encrypted reasoning) is native to this wire",
+    "carries": "kinds of parts whose opaque state its clients send back: reasoning, tool_call, text, image ...",
     "serves": "where clients may speak it: a list of {path, stream, framing, query}",
     "common": "true: examples and commands take requests of its operation in this format unless told otherwise",
     "catalog": "how its clients see the list of models: path, header, list, one",
@@ -65,8 +66,8 @@ SECTIONS: Mapping[str, str] = {
     "stream_flag": "merged into a request that wants a stream",
     "ask_usage": "merged into a streamed request so that it reports usage",
     "look": "where same-wire traffic is read",
-    "usage": "where tokens and units are counted: from, counts, outside, asked",
     "answers": "types of answers that are no JSON, as globs (audio/*): they are passed as they come",
+    "usage": "where tokens and units are counted: from, counts, outside, asked",
     "errors": "where errors are: message, type, code, param, their kinds, and marks inside good answers",
     "tables": "named tables for the filters mapped, banded, renamed",
     "fragments": "named trees for $use",
@@ -129,6 +130,8 @@ class Format:
     siblings: Mapping[str, str]
     traits: Mapping[str, Any]
     """What templates may read as `target.traits`, with its defaults; `issuer` is always there."""
+    carries: frozenset[str]
+    """The kinds of parts that have a place for opaque state."""
     client: ClientSide
     content_type: str
     stream_content_type: str
@@ -137,11 +140,11 @@ class Format:
     stream_flag: Mapping[str, Any]
     usage_request: Mapping[str, Any]
     look: Look | EventLook | None
+    answers: tuple[str, ...]
+    """Globs of media types: such answers are passed as they come."""
     reads: frozenset[str]
     """The keys of a chat that its requests can express."""
     understands: frozenset[str]
-    answers: tuple[str, ...]
-    """Globs of media types: such answers are passed as they come."""
     """The keys of a client's body that it has words for."""
     words: frozenset[str]
     """The words that its request template is made of."""
@@ -348,6 +351,7 @@ class _Compiler:
             stream_path=tree.get("stream_path", tree.get("path", "")),
             siblings=self.section("siblings"),
             traits={"issuer": tree.get("issuer", tree["format"]), **self.section("traits")},
+            carries=self.carries(),
             client=client,
             content_type=tree.get("content_type", "application/json"),
             stream_content_type=tree.get("stream_content_type") or MEDIA_TYPES[tree.get("framing", "json")],
@@ -356,11 +360,11 @@ class _Compiler:
             stream_flag=self.section("stream_flag"),
             usage_request=self.section("ask_usage"),
             look=look,
+            answers=self.answers(),
             reads=frozenset(name for root, name in templates.reads if root == "chat"),
             understands=frozenset(name for root, name in templates.reads if root == "body")
             | {str(self.section("stored").get(key)) for key in ("wanted", "previous")},
             stored=self.stored(compiled),
-            answers=self.answers(),
             tells_estimate=("asked", "input_estimate") in templates.reads,
             words=find_words(tree.get("request"), templates.fragments),
             media=media,
@@ -418,10 +422,6 @@ class _Compiler:
         }
         return compile_stored(self.section("stored"), str(self.tree.get("framing", "json")), templates)
 
-    def done(self) -> bytes | None:
-        return str(self.tree["done"]).encode() if self.tree.get("done") else None
-
-    def media(self) -> Mapping[str, frozenset[str]]:
     def carries(self) -> frozenset[str]:
         kinds = self.tree.get("carries") or []
         if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
@@ -436,6 +436,10 @@ class _Compiler:
             return ()
         return tuple(globs)
 
+    def done(self) -> bytes | None:
+        return str(self.tree["done"]).encode() if self.tree.get("done") else None
+
+    def media(self) -> Mapping[str, frozenset[str]]:
         rows = self.section("media")
         for kind, sources in rows.items():
             if not isinstance(sources, list) or not all(is_source(str(source)) for source in sources):

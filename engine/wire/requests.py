@@ -10,6 +10,7 @@ import orjson
 
 from engine.call import Call
 from engine.errors import InvalidRequest
+from engine.wire.formats import Format
 from engine.wire.json_text import parse_json
 
 LONGEST_MODEL = 512
@@ -32,6 +33,13 @@ def read_request(call: Call) -> None:
 def describe_asking(call: Call) -> dict[str, Any]:
     """What a request says beside its body, as templates see it."""
     return {"model": call.requested_model, "stream": call.stream}
+
+
+def read_chat(call: Call, surface: Format) -> dict[str, Any]:
+    """The chat that the call asks for, read once for all targets. Raises InvalidRequest with the field."""
+    if call.chat is None:
+        call.chat = surface.read_request(call.request, describe_asking(call))
+    return call.chat
 
 
 def read_model(model: Any) -> str:

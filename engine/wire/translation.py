@@ -1,7 +1,8 @@
 """One call between two different wires: the caller's request is written in the target's, the answer read back.
 
 `open_translation` does the request (pure); `reader` gives the `AnswerReader` of the answer, streamed or plain. There
-is no translator from A to B: the canonical chat and the canonical events stand between.
+is no translator from A to B: the canonical chat and the canonical events stand between. On the way, each blob of
+provider-private state is kept for the provider that issued it (opaque.py, kept_state.py).
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,9 @@ from engine.wire.canonical import BlockAdded, BlockStarted, Event, Failed, Finis
 from engine.wire.formats import Format
 from engine.wire.frames import Frame, FramingBroke
 from engine.wire.json_text import parse_json, write_json
-from engine.wire.requests import describe_asking
+from engine.wire.kept_state import CallState, StateNotes, put_back
+from engine.wire.opaque import LOST_REASONING, Chat, Tagger, give_blobs_back
+from engine.wire.requests import read_chat
 from engine.wire.splice import DROPPED
 from engine.wire.streams import StreamWriter
 from engine.wire.usage import Usage
@@ -35,12 +38,14 @@ class Translation:
             "usage_asked": call.usage_asked,
             "input_estimate": call.input_estimate,
             "request": call.as_asked or call.request,
+            "issuer": find_issuer(format, facts),
         }
-        chat = self._asked["chat"] = surface.read_request(call.request, describe_asking(call))
-        choices = chat.get("n")
+        said = self._asked["chat"] = read_chat(call, surface)
+        choices = said.get("n")
         self._asked["choices"] = choices if isinstance(choices, int) else 1
-        lost = format.find_loss(chat)
-        self.loss = surface.point_at(lost, chat, call.request) if lost else ()
+        chat, emptied = give_state_back(said, surface, format, facts, call.kept_state)
+        lost = format.find_loss(chat) + [LOST_REASONING] * emptied
+        self.loss = surface.point_at(lost, said, call.request) if lost else ()
         self.body = format.write_request({**chat, "model": facts["model"]}, facts)
         if call.stream:
             self.body |= format.stream_flag
@@ -66,6 +71,21 @@ def open_translation(call: Call, surface: Format, format: Format, facts: Mapping
     return Translation(call, surface, format, facts)
 
 
+def find_issuer(format: Format, facts: Mapping[str, Any]) -> str:
+    """Whose blobs a target takes: its trait's, or those of its wire."""
+    return str((facts.get("traits") or format.traits).get("issuer") or format.traits["issuer"])
+
+
+def give_state_back(
+    chat: Chat, surface: Format, format: Format, facts: Mapping[str, Any], kept: Mapping[str, CallState]
+) -> tuple[Chat, bool]:
+    """The chat with the target's own blobs and nobody else's; and whether reasoning was left out for it."""
+    issuer = find_issuer(format, facts)
+    chat, bare = give_blobs_back(chat, surface.traits["issuer"], issuer)
+    replays = (facts.get("traits") or format.traits).get("replays_reasoning")
+    return put_back(chat, kept, issuer) if kept else chat, bare and not replays
+
+
 class _Translated:
     """What both readers keep; see AnswerReader."""
 
@@ -75,11 +95,13 @@ class _Translated:
         "_missing",
         "_open",
         "_surface",
+        "_tagger",
         "begun",
         "carries",
         "damaged",
         "ended",
         "failure",
+        "notes",
         "settling",
         "tail",
         "texts",
@@ -99,6 +121,15 @@ class _Translated:
         self.failure: UpstreamFailure | None = None
         self.damaged = 0
         self.writer: StreamWriter | None = None
+        issuer = str(asked.get("issuer") or format.traits["issuer"])
+        self.notes = StateNotes(issuer, surface.carries)
+        """What the client's dialect cannot bring back."""
+        self._tagger = None if issuer == surface.traits["issuer"] else Tagger(issuer)
+
+    def _mark(self, events: list[Event]) -> list[Event]:
+        """The events as the client is to have them."""
+        self.notes.note(events)
+        return events if self._tagger is None else self._tagger.tag(events)
 
     def _note(self, event: Event) -> None:
         if isinstance(event, Failed):
@@ -211,7 +242,7 @@ class TranslatedStream(_Translated):
         out: list[Event] = []
         had_begun = self.begun
         try:
-            for event in events:
+            for event in self._mark(events):
                 self._note(event)
                 (self._end if self.settling else out).append(event)
         except UpstreamFailure as failure:
@@ -253,7 +284,7 @@ class TranslatedAnswer(_Translated):
             raise UpstreamFailure("broken_stream", "the provider's answer is not JSON") from error
         if isinstance(doc, dict) and (failure := find_failure(self._format, doc)) is not None:
             raise failure
-        events = self._format.read_reply(doc, str(self._asked["id"]))
+        events = self._mark(self._format.read_reply(doc, str(self._asked["id"])))
         for event in events:
             self._note(event)
         self.begun = self.ended = True

@@ -51,7 +51,9 @@ def server_url(cluster: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def database_url(server_url: str) -> str:
     """A migrated database without a row."""
     with psycopg.connect(server_url, autocommit=True) as connection:
-        connection.execute("TRUNCATE users, api_keys, call_records, journal_positions, stored_answers")
+        connection.execute(
+            "TRUNCATE users, api_keys, call_records, journal_positions, stored_answers, provider_state"
+        )
         connection.execute("UPDATE change_counter SET n = 0")
     return server_url
 
