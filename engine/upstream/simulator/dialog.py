@@ -226,6 +226,8 @@ class Wire:
     write_stream_error: Callable[[Refused], bytes] | None = None
     """An error as an event, where that differs from the body of one."""
     write_error_head: Callable[[Refused], bytes] = lambda _: b""
+    statuses: Mapping[int, int] = field(default_factory=dict)
+    """Which other status the wire gives what has one elsewhere."""
     parse: Callable[[bytes, str], dict[str, Any]] = parse_json
     frame: Callable[[bytes, bytes, bool], bytes] = frame_data
     """Bytes of an event, from its payload, the line's end and whether it is the first one."""

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from engine.upstream.simulator import chat, completions, embeddings
 from engine.upstream.simulator.dialog import Wire
-from engine.upstream.simulator.wires import messages
+from engine.upstream.simulator.wires import gemini, gemini_embeddings, messages
 
 CHAT = chat.WIRE
 
@@ -27,8 +27,19 @@ def _at(pattern: str, wire: Wire, query: str = "", **fields: Any) -> tuple[re.Pa
 
 
 _COUNT_TOKENS = r"/models/count-tokens(?:@\d+)?:rawPredict"
+_PUBLISHED = "/publishers/[^/]+/models/{model}"
 
 ROUTES = (
+    _at(f"{_PUBLISHED}:generateContent", gemini.EVENTS, vertex=True),
+    _at(f"{_PUBLISHED}:streamGenerateContent", gemini.EVENTS, "alt=sse", stream=True, vertex=True),
+    _at(f"{_PUBLISHED}:streamGenerateContent", gemini.ARRAY, stream=True, vertex=True),
+    _at("/models/{model}:generateContent", gemini.EVENTS),
+    _at("/models/{model}:streamGenerateContent", gemini.EVENTS, "alt=sse", stream=True),
+    _at("/models/{model}:streamGenerateContent", gemini.ARRAY, stream=True),
+    _at("/models/{model}:countTokens", gemini.COUNTING),
+    _at("/models/{model}:embedContent", gemini_embeddings.ONE),
+    _at("/models/{model}:batchEmbedContents", gemini_embeddings.BATCH),
+    _at("/models/{model}:predict", gemini_embeddings.INSTANCES),
     _at("/messages", messages.WIRE),
     _at("/messages/count_tokens", messages.COUNTING),
     _at(_COUNT_TOKENS, messages.COUNTING),

@@ -19,7 +19,7 @@ def sign(issuer: str, said: str) -> str:
 def is_ours(issuer: str, said: str, signature: object) -> bool:
     """Whether the signature was made here, for this, and has come back as it was."""
     try:
-        given = base64.b64decode(str(signature), validate=True)
+        given = base64.b64decode(str(signature).replace("-", "+").replace("_", "/"), validate=True)
     except (binascii.Error, ValueError):
         return False
     return given == _digest(issuer, said)

@@ -79,12 +79,13 @@ def stage_refusal(refused: Refused, wire: Wire, ticket: Ticket, script: Script |
     more = b"" if page else wire.write_error_head(refused)
     if refused.retry_after_s:
         more += b"retry-after: %g\r\n" % refused.retry_after_s
-    head = _write_head(refused.status, ticket, _HTML if page else JSON, len(body), more)
+    status = wire.statuses.get(refused.status, refused.status)
+    head = _write_head(status, ticket, _HTML if page else JSON, len(body), more)
     pause = _first_pause(script) if script is not None else 0.0
     steps: Iterator[Step] = iter(((pause, head + body, 0),))
     if script is not None:
         steps = _cut_writes(script, steps)
-    return Reply(refused.status, steps, Ending.KEEP if ticket.keep_alive else Ending.CLOSE)
+    return Reply(status, steps, Ending.KEEP if ticket.keep_alive else Ending.CLOSE)
 
 
 def stage_document(document: Any, ticket: Ticket) -> Reply:
