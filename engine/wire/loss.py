@@ -1,12 +1,12 @@
 """What a format cannot say of a chat, told from the format's own request template.
 
 A kind of part or tool whose name does not occur in the template (as a case of a `$switch`, in an `of_type(...)`) has no
-place in the dialect; so has an image by URL where the format's `media` says that images are data. What a template
-leaves out only for some targets is not seen here.
+place in the dialect; so has an image by URL where the format's `media` says that images are data: it is left out
+before the template sees it. What a template leaves out only for some targets is not seen here.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
