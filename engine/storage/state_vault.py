@@ -31,7 +31,6 @@ REST_S = 5.0
 """After a read that came too late, or not at all, the database is left alone for so long."""
 WRITTEN_SOON_S = 2.0
 """What is missing so long after it was first missed is not about to be written by another worker."""
-MOST_WAITING_BYTES = 16 << 20
 WRITTEN_AT_ONCE = 200
 _ENTRY_BYTES = 400
 """What the memory of one entry costs beside its state."""
@@ -74,6 +73,7 @@ class StateVault:
         *,
         keep_s: float,
         most_bytes: int,
+        most_waiting_bytes: int = 16 << 20,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         outcomes = ("kept", "stored", "unstored", "found", "read", "missing", "late", "away")
@@ -84,7 +84,7 @@ class StateVault:
         self._bytes = 0
         self._missed: OrderedDict[Name, float] = OrderedDict()
         self._waiting: OrderedDict[Name, Entry] = OrderedDict()
-        self._waiting_bytes = 0
+        self._waiting_bytes, self._most_waiting_bytes = 0, most_waiting_bytes
         self._rests_until = float("-inf")
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -209,7 +209,7 @@ class StateVault:
     # --- writing
 
     def _write_later(self, name: Name, entry: Entry) -> None:
-        if self._waiting_bytes + len(entry) > MOST_WAITING_BYTES:
+        if self._waiting_bytes + len(entry) > self._most_waiting_bytes:
             self._give_up(1, "too much waits for the database")
             return
         self._take(name)
