@@ -35,11 +35,15 @@ class AnswerReader(Protocol):
     ended: bool
     settling: bool
     tail: bytes
-    usage: Usage | None
     damaged: int
     texts: list[str]
     carries: bool
     failure: UpstreamFailure | None
+
+    @property
+    def usage(self) -> Usage | None:
+        """What was used so far, if the provider has said it."""
+        ...
 
     def feed(self, data: bytes) -> bytes:
         """Take what arrived, return what may be sent. Raises UpstreamFailure while nothing was given out yet."""

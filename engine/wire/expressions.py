@@ -124,10 +124,10 @@ def read_key(value: Any, name: str) -> Any:
         value = value.get(name)
     elif value is None:
         return None
-    elif isinstance(value, Mapping):
-        value = value.get(name)
+    elif (fields := getattr(value, "template_fields", None)) is not None:
+        value = getattr(value, name, None) if name in fields else None
     else:
-        value = getattr(value, name, None) if name in getattr(value, "template_fields", ()) else None
+        value = value.get(name) if isinstance(value, Mapping) else None
     if value.__class__ is Secret:
         raise TemplateFailed(f"{name!r} is a secret; a template may not render it")
     return value
@@ -222,6 +222,16 @@ _OPERATORS: Mapping[type[nodes.Expr], str] = {
 }
 
 
+MAY_HOLD_SECRETS = frozenset(("target",))
+"""Names whose values are not JSON of a client or a provider: each of their keys is looked at."""
+
+
+def _find_root(node: nodes.Node) -> str | None:
+    while isinstance(node, nodes.Getattr | nodes.Getitem):
+        node = node.node
+    return node.name if isinstance(node, nodes.Name) else None
+
+
 class Writer:
     """Writes parsed expressions as Python source. `verbs` are the filters; `constants` collects what they are given."""
 
@@ -231,6 +241,8 @@ class Writer:
         self.verbs = verbs
         self.constants = constants
         self.reads = reads
+        self._held = 0
+        """Variables that hold the value of a step of a path."""
 
     def write(self, node: nodes.Node, scope: Scope) -> str:
         writer = _WRITERS.get(type(node))
@@ -255,7 +267,17 @@ class Writer:
             raise ExpressionRefused(f"{node.attr!r} is private")
         if isinstance(node.node, nodes.Name):
             self.reads.add((node.node.name, node.attr))
-        return f"read_key({self.write(node.node, scope)}, {node.attr!r})"
+        if _find_root(node) in MAY_HOLD_SECRETS:
+            return f"read_key({self.write(node.node, scope)}, {node.attr!r})"
+        return self._read_key(self.write(node.node, scope), node.attr)
+
+    def _read_key(self, value: str, name: str) -> str:
+        """Nearly everything is a dict, and a call costs more than what it does; `read_key` knows the rest."""
+        held = value
+        if not value.isidentifier():
+            self._held += 1
+            held, value = f"k{self._held}", f"(k{self._held} := {value})"
+        return f"({held}.get({name!r}) if {value}.__class__ is dict else read_key({held}, {name!r}))"
 
     def getitem(self, node: nodes.Getitem, scope: Scope) -> str:
         value = self.write(node.node, scope)

@@ -71,7 +71,7 @@ SECTIONS: Mapping[str, str] = {
     "errors": "where errors are: message, type, code, param, their kinds, and marks inside good answers",
     "tables": "named tables for the filters mapped, banded, renamed",
     "fragments": "named trees for $use",
-    "media": "from where a request may take parts of a kind: {image: [data, https://]}; default: url, data, file_id, text",
+    "media": "from where a request may take parts of a kind: {image: [data, https://]}; default: from everywhere",
     "request": "chat, target -> the request body",
     "reply": "doc -> the plain answer",
     "stream": "event, error, whole, on -> facts",
@@ -312,7 +312,8 @@ def compile_readings(base: Format, tree: Mapping[str, Any]) -> Format:
         find_error=_find_errors(base._read_plan.find_error, errors),
         read_error=errors.read_error,
         kind_of_error=errors.kind_of_error,
-        read_counts=usage.read_counts,
+        find_counts=usage.find_counts,
+        read_counts=usage.read_found,
         make_usage=usage.make_usage,
     )
     return replace(base, _usage=usage, _errors=errors, _read_plan=plan)
@@ -517,7 +518,8 @@ class _Compiler:
             ),
             read_error=errors.read_error,
             kind_of_error=errors.kind_of_error,
-            read_counts=usage.read_counts,
+            find_counts=usage.find_counts,
+            read_counts=usage.read_found,
             make_usage=usage.make_usage,
             find_whole=self.path_of("stream", "whole"),
             read_whole=compiled.get("reply"),

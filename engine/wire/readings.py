@@ -50,15 +50,25 @@ class UsageReader:
         """The counts as this wire gives them; None when the document has none."""
         for read in self._sources:
             found = read(doc)
-            if isinstance(found, dict):
-                counts = read_places(found, self._spots, self._inner_spots)
-                for name, read_count in self._counts:
-                    count = read_count(found)
-                    if count is not None:
-                        counts[name] = count
-                if counts:
-                    return counts
+            if isinstance(found, dict) and (counts := self.read_found(found)):
+                return counts
         return None
+
+    def find_counts(self, doc: Any) -> dict[str, Any] | None:
+        """Where a document says what was used; `read_found` reads it."""
+        for read in self._sources:
+            found = read(doc)
+            if found and found.__class__ is dict:
+                return found  # type: ignore[no-any-return]
+        return None
+
+    def read_found(self, found: dict[str, Any]) -> Counts | None:
+        counts = read_places(found, self._spots, self._inner_spots)
+        for name, read_count in self._counts:
+            count = read_count(found)
+            if count is not None:
+                counts[name] = count
+        return counts or None
 
     def read_asked(self, body: Any) -> Mapping[str, Decimal]:
         """Units that are known from the request."""

@@ -30,6 +30,7 @@ from engine.wire.usage import CLASSES, Usage, show_units
 Rows = Mapping[str, Callable[..., Any]]
 Counts = dict[str, Any]
 BlockEvent = BlockStarted | BlockAdded | BlockEnded
+_OF_BLOCKS = frozenset((BlockStarted, BlockAdded, BlockEnded))
 Answer = dict[str, Any]
 """A plain answer: id, model, created, extra, choices [{index, parts, finish}], usage, failed; the first choice's
 `parts` and `finish` stand at the top, too."""
@@ -46,7 +47,9 @@ class ReadPlan:
     find_error: Getter
     read_error: Callable[[int, Any, str], ProviderError]
     kind_of_error: Callable[[int, ProviderError], str | None]
-    read_counts: Callable[[Any], Counts | None]
+    find_counts: Callable[[Any], dict[str, Any] | None]
+    """Where a document counts what was used; `read_counts` reads that."""
+    read_counts: Callable[[dict[str, Any]], Counts | None]
     make_usage: Callable[[Counts], Usage]
     find_whole: Getter | None
     """Where a document that is a plain answer, sent although a stream was asked for, differs from an event."""
@@ -56,12 +59,15 @@ class ReadPlan:
 class StreamReader:
     """Reads one streamed answer. Never raises for what a provider sends."""
 
-    __slots__ = ("_counts", "_machine", "_plan")
+    __slots__ = ("_counts", "_machine", "_plan", "_reported", "_unread")
 
     def __init__(self, plan: ReadPlan, seed: str = "") -> None:
         self._plan = plan
         self._machine = BlockMachine(seed)
         self._counts: Counts = {}
+        self._reported = False
+        self._unread: dict[str, Any] | None = None
+        """What was counted last, where each event counts anew: only the last one is read."""
 
     @property
     def done(self) -> bool:
@@ -92,15 +98,42 @@ class StreamReader:
             self._run_whole(doc, events)
         elif (row := self._row_of(doc, name)) is not None:
             self._run(row, doc, name, events)
-        counts = self._plan.read_counts(doc)
-        if counts and not self._machine.failed:
-            self._counts.update(counts)
-            events.append(UsageReported(self._plan.make_usage(self._counts)))
+        if (counted := self._plan.find_counts(doc)) is not None and not self._machine.failed:
+            self._take_counts(counted, events)
         return events
+
+    def _take_counts(self, counted: dict[str, Any], events: list[Event]) -> None:
+        """Report the first count and what comes with an end or alone; in between it is only kept."""
+        if self._unread is not None and (
+            None in counted.values() or not self._unread.keys() <= counted.keys()
+        ):
+            self._read_counts()  # the last does not say all that an earlier one did
+        self._unread = counted
+        if not self._reported or not events or events[-1].__class__ is Finished:
+            self._report(events)
+
+    def _read_counts(self) -> bool:
+        """Whether something was counted that has not been reported."""
+        counts = self._plan.read_counts(self._unread) if self._unread is not None else None
+        self._unread = None
+        self._counts.update(counts or {})
+        return bool(counts)
+
+    def _report(self, events: list[Event]) -> None:
+        if self._read_counts():
+            self._reported = True
+            events.append(UsageReported(self._plan.make_usage(self._counts)))
+
+    @property
+    def usage(self) -> Usage | None:
+        """What was used so far."""
+        self._read_counts()
+        return self._plan.make_usage(self._counts) if self._counts else None
 
     def close(self, *, done: bool = False) -> list[Event]:
         """The stream has ended; `done` when its end was marked outside of the documents (`[DONE]`)."""
         events: list[Event] = []
+        self._report(events)
         self._machine.close(done=done, events=events)
         return events
 
@@ -269,10 +302,12 @@ class StreamWriter:
         for event in known:
             if self._failed:
                 break
-            if isinstance(event, BlockAdded | BlockStarted | BlockEnded):
+            if event.__class__ in _OF_BLOCKS:
                 self._write_block(event, out)
             else:
-                if isinstance(event, Started):  # dialects tell at the start what was read, if it is known by then
+                if isinstance(
+                    event, Started
+                ):  # dialects tell at the start what was read, if it is known by then
                     self._note_usage(known)
                 self._note(event)
                 self._write_row(event.type, event, out)

@@ -96,6 +96,7 @@ class _Translated:
         "_open",
         "_surface",
         "_tagger",
+        "_usage",
         "begun",
         "carries",
         "damaged",
@@ -105,7 +106,6 @@ class _Translated:
         "settling",
         "tail",
         "texts",
-        "usage",
         "writer",
     )
 
@@ -117,7 +117,7 @@ class _Translated:
         self.begun = self.ended = self.settling = self.carries = False
         self.tail = b""
         self.texts: list[str] = []
-        self.usage: Usage | None = None
+        self._usage: Usage | None = None
         self.failure: UpstreamFailure | None = None
         self.damaged = 0
         self.writer: StreamWriter | None = None
@@ -136,7 +136,7 @@ class _Translated:
             kind = event.kind or str(event.status)
             raise UpstreamFailure(kind, event.message, status=event.status, error=event.error)
         if isinstance(event, UsageReported):
-            self.usage = event.usage
+            self._usage = event.usage
         elif isinstance(event, BlockAdded):
             if event.field == "text" and event.kind == "text":
                 self.texts.append(event.value)
@@ -152,6 +152,10 @@ class _Translated:
             self._missing -= 1
             self.begun = True
             self.settling = self._missing <= 0 and not self._open
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._usage
 
     def _settle_fewer(self) -> None:
         """The provider has ended: what it began is whole, though it may be fewer choices than were asked for."""
@@ -179,6 +183,11 @@ class TranslatedStream(_Translated):
         self._done_seen = False
         self._torn = 0
         """Frames that are not JSON."""
+
+    @property
+    def usage(self) -> Usage | None:
+        """Up to date although not every event reports it."""
+        return self._reader.usage
 
     def feed(self, data: bytes) -> bytes:
         try:

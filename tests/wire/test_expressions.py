@@ -99,11 +99,19 @@ def test_private_names_of_objects_cannot_be_reached_by_a_computed_key() -> None:
 
 @pytest.mark.parametrize(
     "expression",
-    ["t.key", "t['key']", "'Bearer ' ~ t.key", "t.list[0]", "t.key | dumped", "[t.key]", "t.key or 1"],
+    [
+        "target.key",
+        "target['key']",
+        "'Bearer ' ~ target.key",
+        "target.list[0]",
+        "target.key | dumped",
+        "[target.key]",
+        "target.key or 1",
+    ],
 )
 def test_a_secret_cannot_be_rendered(expression: str) -> None:
     with pytest.raises(TemplateFailed, match="secret"):
-        evaluate(expression, t={"key": Secret("hush"), "list": [Secret("hush")]})
+        evaluate(expression, target={"key": Secret("hush"), "list": [Secret("hush")]})
 
 
 def test_a_secret_in_a_mixed_text_cannot_be_rendered() -> None:
