@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from engine.upstream.simulator import chat, completions, embeddings
 from engine.upstream.simulator.dialog import Wire
-from engine.upstream.simulator.wires import gemini, gemini_embeddings, messages
+from engine.upstream.simulator.wires import converse, gemini, gemini_embeddings, messages, responses
 
 CHAT = chat.WIRE
 
@@ -40,6 +40,11 @@ ROUTES = (
     _at("/models/{model}:embedContent", gemini_embeddings.ONE),
     _at("/models/{model}:batchEmbedContents", gemini_embeddings.BATCH),
     _at("/models/{model}:predict", gemini_embeddings.INSTANCES),
+    _at("/responses", responses.WIRE),
+    _at("/model/{model}/converse", converse.WIRE),
+    _at("/model/{model}/converse-stream", converse.WIRE, stream=True),
+    _at("/model/{model}/invoke", converse.INVOKED),
+    _at("/model/{model}/invoke-with-response-stream", converse.INVOKED, stream=True),
     _at("/messages", messages.WIRE),
     _at("/messages/count_tokens", messages.COUNTING),
     _at(_COUNT_TOKENS, messages.COUNTING),
