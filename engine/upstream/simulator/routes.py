@@ -8,7 +8,15 @@ from urllib.parse import unquote
 
 from engine.upstream.simulator import chat, completions, embeddings
 from engine.upstream.simulator.dialog import Wire
-from engine.upstream.simulator.wires import converse, gemini, gemini_embeddings, messages, responses
+from engine.upstream.simulator.wires import (
+    cohere,
+    converse,
+    gemini,
+    gemini_embeddings,
+    messages,
+    ollama,
+    responses,
+)
 
 CHAT = chat.WIRE
 
@@ -45,6 +53,9 @@ ROUTES = (
     _at("/model/{model}/converse-stream", converse.WIRE, stream=True),
     _at("/model/{model}/invoke", converse.INVOKED),
     _at("/model/{model}/invoke-with-response-stream", converse.INVOKED, stream=True),
+    _at("/v2/chat", cohere.WIRE),
+    _at("/api/chat", ollama.WIRE),
+    _at("/api/embed", ollama.EMBEDDING),
     _at("/messages", messages.WIRE),
     _at("/messages/count_tokens", messages.COUNTING),
     _at(_COUNT_TOKENS, messages.COUNTING),
