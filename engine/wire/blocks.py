@@ -288,11 +288,16 @@ def _check_types(fact: Mapping[str, Any]) -> None:
     """Choices are counted and pieces are joined: a provider that sends anything else there is not understood."""
     if not isinstance(fact.get("choice") or 0, int):
         raise ValueError("a choice's number is not a number")
-    for said in (fact, fact["whole"]) if fact.get("whole") else (fact,):
-        for name in JOINED:
-            value = said.get(name)
-            if value is not None and value.__class__ is not str and value != []:
-                raise ValueError(f"{name} is not text")
+    _check_pieces(fact)
+    if fact.get("whole"):
+        _check_pieces(fact["whole"])
+
+
+def _check_pieces(said: Mapping[str, Any]) -> None:
+    for name in JOINED & said.keys():
+        value = said[name]
+        if value is not None and value.__class__ is not str and value != []:
+            raise ValueError(f"{name} is not text")
 
 
 def _place(name: str, value: list[Any], block: _Block) -> list[Any]:

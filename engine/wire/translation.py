@@ -132,17 +132,17 @@ class _Translated:
         return events if self._tagger is None else self._tagger.tag(events)
 
     def _note(self, event: Event) -> None:
-        if isinstance(event, Failed):
-            kind = event.kind or str(event.status)
-            raise UpstreamFailure(kind, event.message, status=event.status, error=event.error)
-        if isinstance(event, UsageReported):
-            self._usage = event.usage
-        elif isinstance(event, BlockAdded):
+        if isinstance(event, BlockAdded):  # nearly all of them
             if event.field == "text" and event.kind == "text":
                 self.texts.append(event.value)
             else:
                 self.carries = self.carries or event.kind != "reasoning" or event.field == "signature"
             self.begun = True
+        elif isinstance(event, Failed):
+            kind = event.kind or str(event.status)
+            raise UpstreamFailure(kind, event.message, status=event.status, error=event.error)
+        elif isinstance(event, UsageReported):
+            self._usage = event.usage
         elif isinstance(event, BlockStarted):
             self._open.add(event.choice)
             if event.kind not in ("text", "reasoning"):
