@@ -11,6 +11,7 @@ from typing import Any
 
 from engine.billing.books import Books, Record
 from engine.call import Call
+from engine.config.networks import Networks
 from engine.config.reload import Runtime
 from engine.config.settings import Settings, read_environment
 from engine.config.snapshot import Snapshot
@@ -132,6 +133,7 @@ class WorkerApp:
         inference = InferenceDoors(rooms, self._read_snapshot, self.open_calls, CallIds())
         answers = StoredAnswers(identity, self._answers, self._read_snapshot)
         routes = Routes(inference, report_bug=self._report_route_bug, answers=answers)
+        routes.trusted_proxies = Networks(self._runtime.snapshot.server.trusted_proxies)
         catalog = routes.catalog = ModelCatalog(rooms, self._read_snapshot)
         routes.add("GET", "/v1/models", catalog.list_models)
         routes.add("GET", "/models", catalog.list_models)

@@ -128,6 +128,7 @@ def build_server(entry: ServerEntry) -> ServerSettings:
         keep_alive_s=entry.keep_alive_s,
         announce_s=entry.drain.announce_s,
         finish_s=entry.drain.finish_s,
+        trusted_proxies=entry.trusted_proxies,
     )
 
 

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from engine.config.files import DEFAULT_FOLDERS
+from engine.config.networks import read_network
 from engine.config.schema_base import Count, Seconds, SecondsOrNone, SecretText, Strict, described
 
 DEFAULT_TREE = {"database": "${DATABASE_URL:-embedded}", "redis": "${REDIS_URL:-none}"}
@@ -16,6 +17,14 @@ class DrainEntry(Strict):
     finish_s: SecondsOrNone = described("then open calls may finish for this long", 120)
 
 
+def _check_network(text: str) -> str:
+    read_network(text)
+    return text
+
+
+NetworkText = Annotated[str, AfterValidator(_check_network)]
+
+
 class ServerEntry(Strict):
     host: str = described("address to listen on", "127.0.0.1", min_length=1)
     port: int = described("port to listen on; 0 picks a free one", 8000, ge=0, le=65535)
@@ -24,6 +33,9 @@ class ServerEntry(Strict):
     header_s: Seconds = described("a request's header must be there within", 10)
     body_s: Seconds = described("a request's body must be there within", 120)
     keep_alive_s: Seconds = described("an idle client connection is kept for", 75)
+    trusted_proxies: tuple[NetworkText, ...] = described(
+        "networks of your own proxies: only through them is X-Forwarded-For believed, from the right", ()
+    )
     drain: DrainEntry = described("how the process leaves", DrainEntry())
 
 

@@ -278,6 +278,10 @@ class ServerSettings:
     keep_alive_s: float
     announce_s: float
     finish_s: float
+    trusted_proxies: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "trusted_proxies", tuple(self.trusted_proxies))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

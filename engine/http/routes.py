@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from engine.config.networks import Networks, find_client
 from engine.errors import GatewayError, GatewayMistake, MethodNotAllowed, NotBuilt, NotFound
 from engine.http.answers import StoredAnswers
 from engine.http.catalog import ModelCatalog
@@ -32,6 +33,7 @@ class Routes:
     report_bug: Callable[[str, str, Exception], None] = lambda path, request_id, bug: None
     answers: StoredAnswers | None = None
     catalog: ModelCatalog | None = None
+    trusted_proxies: Networks = field(default_factory=lambda: Networks(()))
 
     def add(self, method: str, path: str, endpoint: Endpoint) -> None:
         self.exact.setdefault(path, {})[method] = endpoint
@@ -43,6 +45,8 @@ class Routes:
         if scope["type"] != "http":
             await refuse_scope(scope, receive, send)
             return
+        if self.trusted_proxies:
+            name_client(scope, self.trusted_proxies)
         if scope["method"] == "POST":
             visit = self.inference.find(scope["path"], scope.get("query_string", b""))
             if visit is not None:
@@ -86,6 +90,15 @@ class Routes:
 
     async def _refuse(self, scope: Any, send: Send, error: GatewayError, request_id: str) -> None:
         await respond_error(send, self.inference.guess_format(scope["path"]), error, request_id)
+
+
+def name_client(scope: Any, trusted: Networks) -> None:
+    """From here on the client is whom our own proxies saw, for limits, allowlists and records alike."""
+    peer = scope.get("client") or ("", 0)
+    forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+    address = find_client(peer[0], forwarded, trusted)
+    if address != peer[0]:
+        scope["client"] = (address, 0)
 
 
 async def _call_named(endpoint: NamedEndpoint, name: str, scope: Any, receive: Any, send: Send) -> None:

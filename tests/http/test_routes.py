@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
+from engine.config.networks import Networks
 from engine.errors import KeyRefused
 from engine.http.identifiers import CallIds
 from engine.http.inference import InferenceDoors, OpenCalls, Visit
@@ -115,3 +116,30 @@ async def test_a_mistake_of_ours_is_reported_and_not_told() -> None:
     assert status == 500 and "secret reason" not in str(document)
     ((path, request_id, bug),) = house.bugs
     assert (path, request_id, str(bug)) == ("/broken", headers["x-request-id"], "the secret reason")
+
+
+async def show_client(scope: Any, receive: Any, send: Any) -> None:
+    await respond_json(send, 200, {"client": scope["client"][0]})
+
+
+@pytest.mark.parametrize(
+    ("peer", "client"), [("10.0.0.1", "203.0.113.9"), ("192.0.2.1", "192.0.2.1")], ids=["proxy", "stranger"]
+)
+async def test_whom_a_trusted_proxy_saw_is_the_client_everywhere(peer: str, client: str) -> None:
+    house = House()
+    house.routes.trusted_proxies = Networks(["10.0.0.0/8"])
+    house.routes.add("GET", "/client", show_client)
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/client",
+        "client": (peer, 5),
+        "headers": [(b"x-forwarded-for", b"198.51.100.1, 203.0.113.9")],
+    }
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    await house.routes(scope, None, send)
+    assert orjson.loads(sent[1]["body"]) == {"client": client}
