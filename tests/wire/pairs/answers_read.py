@@ -119,9 +119,11 @@ def _tell_converse(doc: dict[str, Any]) -> Facts:
     thoughts = [
         block["reasoningContent"]["reasoningText"]["text"] for block in blocks if "reasoningContent" in block
     ]
+    cited = [block.get("citationsContent", {"content": [block]})["content"] for block in blocks]
+    pieces = [piece for content in cited for piece in content]
     cached, written = usage.get("cacheReadInputTokens", 0), usage.get("cacheWriteInputTokens", 0)
     return {
-        "text": "".join(block.get("text", "") for block in blocks),
+        "text": "".join(piece.get("text", "") for piece in pieces),
         "thinking": "".join(thoughts),
         "calls": [(call["name"], call["input"]) for call in calls],
         "call ids": [call["toolUseId"] for call in calls],

@@ -126,6 +126,8 @@ def _join_messages(events: list[Any]) -> dict[str, Any]:
             )
             if field:
                 open_block[field] += delta[field]
+            elif delta["type"] == "citations_delta":
+                open_block["citations"] = [*open_block.get("citations", []), delta["citation"]]
             else:
                 pieces += delta["partial_json"]
         elif kind == "content_block_stop":
@@ -176,6 +178,8 @@ def _join_converse(events: list[Any]) -> dict[str, Any]:
             block = {}
         elif "text" in said["delta"]:
             block["text"] = block.get("text", "") + said["delta"]["text"]
+        elif "citation" in said["delta"]:
+            assert set(said["delta"]["citation"]) <= {"title", "sourceContent", "location"}
         elif "toolUse" in said["delta"]:
             block["toolUse"]["input"] += said["delta"]["toolUse"]["input"]
         else:
@@ -210,7 +214,9 @@ def _join_cohere(events: list[Any]) -> dict[str, Any]:
             open_block = kind
         elif kind == "tool-call-delta":
             calls[event["index"]]["function"]["arguments"] += said["tool_calls"]["function"]["arguments"]
-        else:
+        elif kind == "citation-start":
+            assert open_block == "content-start" and said["citations"]["content_index"] == len(content) - 1
+        elif kind != "citation-end":
             assert kind in ("content-end", "tool-call-end") and open_block is not None
             open_block = None
     message: dict[str, Any] = {"role": "assistant"}
