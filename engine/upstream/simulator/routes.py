@@ -14,7 +14,9 @@ from engine.upstream.simulator.wires import (
     gemini,
     gemini_embeddings,
     messages,
+    moderations,
     ollama,
+    ranking,
     responses,
 )
 
@@ -63,6 +65,12 @@ ROUTES = (
     _at("/models/{model}:streamRawPredict", messages.WIRE, stream=True),
     _at("/chat/completions", CHAT),
     _at("/completions", completions.WIRE),
+    _at("/v2/embed", ranking.COHERE_EMBED),
+    _at("/v2/rerank", ranking.COHERE_RERANK),
+    _at("/(?:voyage|jina)/v1/embeddings", ranking.LIST_EMBED),
+    _at("/voyage/v1/rerank", ranking.VOYAGE_RERANK),
+    _at("/rerank", ranking.JINA_RERANK),
+    _at("/moderations", moderations.WIRE),
     _at("/embeddings", embeddings.WIRE),
 )
 
