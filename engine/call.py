@@ -66,6 +66,18 @@ class Attempt:
         return record
 
 
+class Upload(Protocol):
+    """A form that is passed on as it arrives (http/uploads.py)."""
+
+    content_type: str
+    spent: bool
+    """Some of it was passed on without being kept: nobody else can be asked with it."""
+
+    async def read_head(self) -> dict[str, Any]: ...
+    def open(self, edits: Mapping[str, Any]) -> Any:
+        """Bytes, or a StreamedBody (upstream/reply.py)."""
+
+
 @dataclass(slots=True, eq=False)
 class Call:
     """The state of one request. Filled from top to bottom of `gateway.py`."""
@@ -82,6 +94,8 @@ class Call:
     client_ip: str = ""
     caller: Caller | None = None
     body: bytes = b""
+    upload: Upload | None = None
+    """Instead of a body: a form."""
     request: dict[str, Any] = field(default_factory=dict)
     as_asked: dict[str, Any] | None = None
     """The request as its caller wrote it, where the gateway put what was said before in front of it."""

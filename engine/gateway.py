@@ -30,7 +30,7 @@ from engine.routing.resolve import Plan, make_plan
 from engine.upstream.exchange import Exchange
 from engine.upstream.reply import Reply
 from engine.wire.answers import AnswerReader
-from engine.wire.requests import read_request
+from engine.wire.requests import read_form, read_request
 from engine.wire.rescue import count_delivered_tokens
 
 # Once the finish was seen, the provider's last bytes are waited for this long: with usage known, and without.
@@ -83,7 +83,10 @@ async def carry(call: Call, headers: Headers, rooms: Rooms, reply: ClientReply) 
     attempts: Attempts | None = None
     try:
         call.caller = await rooms.identity.identify(headers)
-        read_request(call)
+        if call.upload is None:
+            read_request(call)
+        else:
+            read_form(call, await call.upload.read_head())
         plan = make_plan(call.snapshot, call.caller, call.requested_model, call.operation)
         call.model, call.policy = plan.model, plan.policy
         if call.door.format.stored is not None:

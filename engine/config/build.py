@@ -123,6 +123,8 @@ def build_server(entry: ServerEntry) -> ServerSettings:
         port=entry.port,
         workers=entry.workers,
         max_body_bytes=int(entry.max_body_mb * 1024 * 1024),
+        max_upload_bytes=int(entry.max_upload_mb * 1024 * 1024),
+        keep_upload_bytes=int(entry.keep_upload_mb * 1024 * 1024),
         header_s=entry.header_s,
         body_s=entry.body_s,
         keep_alive_s=entry.keep_alive_s,

@@ -30,6 +30,10 @@ class ServerEntry(Strict):
     port: int = described("port to listen on; 0 picks a free one", 8000, ge=0, le=65535)
     workers: Count = described("worker processes", 1, le=256)
     max_body_mb: float = described("largest request body, MiB", 32, gt=0, le=2048)
+    max_upload_mb: float = described("largest form with files, MiB; it is passed on as it arrives", 512, gt=0)
+    keep_upload_mb: float = described(
+        "a form up to this size is kept, so that another provider can be asked with it, MiB", 1, ge=0, le=64
+    )
     header_s: Seconds = described("a request's header must be there within", 10)
     body_s: Seconds = described("a request's body must be there within", 120)
     keep_alive_s: Seconds = described("an idle client connection is kept for", 75)

@@ -273,6 +273,8 @@ class ServerSettings:
     port: int
     workers: int
     max_body_bytes: int
+    max_upload_bytes: int
+    keep_upload_bytes: int
     header_s: float
     body_s: float
     keep_alive_s: float

@@ -19,9 +19,11 @@ from engine.errors import BodyTooLarge, ClientGone, GatewayError, InvalidRequest
 from engine.gateway import Rooms, carry
 from engine.http.identifiers import CallIds
 from engine.http.respond import Reply, Send
+from engine.http.uploads import FormUpload, read_length
 from engine.policies.identity import Headers
 from engine.wire.doors import Door
 from engine.wire.formats import Format
+from engine.wire.forms import read_boundary
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -115,9 +117,13 @@ class InferenceDoors:
         assert task is not None
         self._open_calls.add(call, task)
         leaving = Leaving(call, reply, task)
+        upload: FormUpload | None = None
         try:
             headers = read_call_headers(call, headers, scope)
-            call.body = await read_body(headers, receive, call.snapshot.server.max_body_bytes)
+            if visit.door.format.takes_form:
+                call.upload = upload = open_upload(call, headers, receive)
+            else:
+                call.body = await read_body(headers, receive, call.snapshot.server.max_body_bytes)
             leaving.watch(scope, receive)
             await carry(call, headers, self._rooms, reply)
         except GatewayError as error:
@@ -132,6 +138,8 @@ class InferenceDoors:
         finally:
             leaving.unwatch()
             self._open_calls.remove(call)
+            if upload is not None:
+                upload.close()
 
 
 class Leaving:
@@ -149,7 +157,7 @@ class Leaving:
         self._signal = extensions.get(DISCONNECT) if extensions else None
         if self._signal is not None:
             self._signal.subscribe(self._act)
-        else:
+        elif self._call.upload is None:  # a form shows by itself when its client leaves
             self._watcher = asyncio.get_running_loop().create_task(self._wait_for_disconnect(receive))
 
     def unwatch(self) -> None:
@@ -188,6 +196,8 @@ def read_call_headers(call: Call, headers: Headers, scope: Scope) -> Headers:
         call.passed_headers = tuple(
             (name.decode(), value.decode("latin-1")) for name, value in headers if name in side.passes_headers
         )
+    if call.door.format.takes_form:
+        return headers
     media_type = fields.get(b"content-type", b"")
     if media_type != b"application/json" and b"json" not in media_type.lower().partition(b";")[0]:
         raise WrongMediaType("the content type must be application/json")
@@ -216,6 +226,22 @@ def parse_tags(text: str) -> dict[str, str]:
     if len(tags) > _MAX_TAGS:
         raise InvalidRequest(f"x-tags may carry {_MAX_TAGS} tags", param="x-tags")
     return tags
+
+
+def open_upload(call: Call, headers: Headers, receive: Receive) -> FormUpload:
+    fields, server = dict(headers), call.snapshot.server
+    content_type = fields.get(b"content-type", b"").decode("latin-1")
+    boundary = read_boundary(content_type)
+    if boundary is None:
+        raise WrongMediaType("the content type must be multipart/form-data with a boundary")
+    return FormUpload(
+        receive,
+        content_type,
+        boundary,
+        read_length(fields.get(b"content-length", b"")),
+        max_bytes=server.max_upload_bytes,
+        keep_bytes=server.keep_upload_bytes,
+    )
 
 
 async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes:

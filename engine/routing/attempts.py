@@ -3,7 +3,7 @@
 The reader of the latest attempt that delivered something stays here, because a rescue begins where it stopped.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ from engine.call import Attempt, Call
 from engine.config.snapshot import Credential, Endpoint, Target, Timeouts
 from engine.errors import InvalidRequest, UpstreamFailure, UpstreamTimedOut
 from engine.routing.raw import read_as_it_comes
+from engine.routing.uploads import send_form
 from engine.upstream.exchange import Continuation, Exchange, hide_secrets, render_body
 from engine.upstream.reply import Reply
 from engine.wire.answers import AnswerReader, SameWireAnswer, SameWireStream
@@ -98,6 +99,29 @@ class Attempts:
         except UpstreamFailure as failure:
             hide_secrets(failure, target.provider, credential)
             attempt.outcome = f"timeout:{failure.clock}" if failure.clock else failure.kind
+    def _open(
+        self,
+        target: Target,
+        endpoint: Endpoint,
+        credential: Credential,
+        clocks: Timeouts,
+        rescue: Rescue | None,
+    ) -> Awaitable[Reply]:
+        call, exchange = self._call, self._exchange
+        if call.upload is not None:
+            return send_form(exchange, call, target, endpoint, credential, clocks)
+        body = self._render(target, endpoint, rescue)
+        passed = call.passed_headers if self._translation is None else ()
+        if endpoint.format.answers and not call.stream:  # its bytes go out as they come
+            clocks = replace(clocks, headers_s=clocks.answer_s)
+            return exchange.open(target, endpoint, credential, body, clocks, stream=True, passed=passed)
+        return exchange.open(target, endpoint, credential, body, clocks, stream=call.stream, passed=passed)
+
+    def is_final(self) -> bool:
+        """Nobody else can be asked: some of the request has gone without being kept."""
+        upload = self._call.upload
+        return upload is not None and upload.spent
+
             attempt.reason = failure.message
             raise
         else:

@@ -109,6 +109,8 @@ class Delivery:
                 self._failures.append((target, failure))
                 if self._has_begun():
                     return await self._rescue(failure, rest)
+                if self._attempts.is_final():
+                    raise word_refusal(target, failure) from failure
                 pause_s = self._weigh(target, credential, failure, tries, asked)
             if pause_s is None:
                 return None

@@ -16,12 +16,12 @@ from urllib.parse import quote, urlsplit
 import orjson
 
 from engine.call import Call
-from engine.config.snapshot import Credential, Endpoint, Provider, Target, Timeouts
+from engine.config.snapshot import Credential, Endpoint, Provider, SigningKey, Target, Timeouts
 from engine.errors import InvalidRequest, UpstreamFailure
 from engine.secret import Secret
 from engine.upstream.auth.proofs import Proofs
 from engine.upstream.pools import Upstreams
-from engine.upstream.reply import Origin, Reply, write_head
+from engine.upstream.reply import Origin, Reply, StreamedBody, write_head
 from engine.wire.fixes import ask_for_usage, continue_answer
 from engine.wire.splice import edit_members, may_name_twice
 
@@ -109,8 +109,48 @@ class Exchange:
             headers_s=clocks.headers_s if stream else None,
             answer_s=None if stream else clocks.answer_s,
         )
-        if 200 <= reply.status < 300:
-            return reply
+        return reply if 200 <= reply.status < 300 else await self._refuse(reply, target, endpoint, credential)
+
+    async def open_form(
+        self,
+        target: Target,
+        endpoint: Endpoint,
+        credential: Credential,
+        body: bytes | StreamedBody,
+        content_type: str,
+        clocks: Timeouts,
+    ) -> Reply:
+        """`open` for a body that is no JSON, and that may come bit by bit. Whoever signs needs it whole."""
+        path = endpoint.path_for(target)
+        origin, head = render_head(target.provider, credential, path, (("content-type", content_type),))
+        if credential.proof is not None:
+            if not isinstance(body, bytes) and isinstance(credential.proof, SigningKey):
+                raise UpstreamFailure("invalid_request", "a form of this size cannot be signed", status=413)
+            head += await self._proofs.write_lines(
+                head,
+                body if isinstance(body, bytes) else b"",
+                credential,
+                allow_private=target.provider.allow_private,
+            )
+        if isinstance(body, bytes):
+            reply = await self._upstreams.send(
+                origin, head, body, connect_s=clocks.connect_s, headers_s=clocks.answer_s
+            )
+        else:
+            reply = await self._upstreams.send_streamed(
+                origin,
+                head,
+                body,
+                connect_s=clocks.connect_s,
+                answer_s=clocks.answer_s,
+                pause_s=clocks.idle_s,
+            )
+        return reply if 200 <= reply.status < 300 else await self._refuse(reply, target, endpoint, credential)
+
+    async def _refuse(
+        self, reply: Reply, target: Target, endpoint: Endpoint, credential: Credential
+    ) -> Reply:
+        """Raise what a bad status means."""
         try:
             refusal = await read_refusal(reply, endpoint, target)
         finally:

@@ -14,7 +14,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from engine.errors import UpstreamFailure
 from engine.upstream.inflate import choose_inflater
-from engine.upstream.reply import MAX_HEAD, MAX_UNREAD
+from engine.upstream.reply import MAX_HEAD, MAX_UNREAD, StreamedBody
 from engine.upstream.reply import Origin as Origin
 from engine.upstream.reply import Reply as Reply
 
@@ -127,9 +127,11 @@ class Connection(asyncio.Protocol):
         "parser",
         "parts",
         "paused",
+        "pump",
         "reply",
         "sending",
         "served",
+        "stalled",
         "timer",
         "timer_at",
         "tls",
@@ -151,6 +153,10 @@ class Connection(asyncio.Protocol):
         self.reply: SocketReply | None = None
         self.waiter: asyncio.Future[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
+        self.pump: asyncio.Task[None] | None = None
+        """What sends a body that is not there as a whole."""
+        self.stalled: asyncio.Future[None] | None = None
+        """The upstream takes no more for now."""
         self.timer_at = inf
         self.born = self.idle_since = self.heard = loop.time()
         self.unread = self.bare = self.enough = self.served = 0
@@ -174,6 +180,39 @@ class Connection(asyncio.Protocol):
             self.sending = True
             self.transport.writelines((b"%bcontent-length: %d\r\n\r\n" % (head, length), body))
         return reply
+
+    def ask_streamed(self, head: bytes, body: StreamedBody, pause_s: float) -> SocketReply:
+        """Begin to send a request whose body comes bit by bit; no wait for the upstream lasts beyond `pause_s`."""
+        reply = self.reply = SocketReply(self, "answer", inf)
+        self.served += 1
+        self.unread = self.bare = 0
+        self.heard = 0.0
+        self.keep = False
+        self.sending = True
+        length = body.length
+        framing = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
+        self.transport.write(b"%b%b\r\n\r\n" % (head, framing))
+        self.pump = self.loop.create_task(self._pump(reply, body, pause_s, chunked=length is None))
+        return reply
+
+    async def _pump(self, reply: SocketReply, body: StreamedBody, pause_s: float, *, chunked: bool) -> None:
+        async for piece in body.pieces():
+            if self.reply is not reply:
+                return
+            if piece:
+                self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+            if self.stalled is not None:
+                await self._wait_until_taken(self.stalled, pause_s)
+        if chunked and self.reply is reply:
+            self.transport.write(b"0\r\n\r\n")
+
+    async def _wait_until_taken(self, stalled: "asyncio.Future[None]", pause_s: float) -> None:
+        try:
+            async with asyncio.timeout(pause_s):
+                await stalled
+        except TimeoutError:
+            told = f"the upstream took nothing of the request for {pause_s:g} s"
+            raise UpstreamFailure("timeout", told, clock="idle") from None
 
     def expect(self, enough: int) -> "asyncio.Future[None]":
         """Return the future that ends when `enough` has arrived; the reply's clock begins to count."""
@@ -211,10 +250,20 @@ class Connection(asyncio.Protocol):
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+        if self.pump is not None:
+            self.pump.cancel()
         self.transport.abort()
         self.owner.forget(self)
 
     # -- what the loop calls
+
+    def pause_writing(self) -> None:
+        self.stalled = self.loop.create_future()
+
+    def resume_writing(self) -> None:
+        stalled, self.stalled = self.stalled, None
+        if stalled is not None and not stalled.done():
+            stalled.set_result(None)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -258,6 +307,8 @@ class Connection(asyncio.Protocol):
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+        if self.pump is not None:
+            self.pump.cancel()
         self.owner.forget(self)
 
     # -- what the parser calls
@@ -300,6 +351,8 @@ class Connection(asyncio.Protocol):
             self.sending = False
             if self.transport.get_write_buffer_size():
                 self.keep = False  # answered before it had read the request: the rest has nowhere to go
+            if self.pump is not None and not self.pump.done():
+                self.keep = False
         if self.keep:
             self.owner.take_back(self)
         else:

@@ -6,8 +6,8 @@ from functools import partial
 
 from engine.errors import UpstreamFailure
 from engine.upstream.dial import Dialler
-from engine.upstream.http1 import Connection
-from engine.upstream.reply import MAX_UNREAD, Origin, Reply
+from engine.upstream.http1 import Connection, SocketReply
+from engine.upstream.reply import MAX_UNREAD, Origin, Reply, StreamedBody
 
 
 class OriginPool:
@@ -51,6 +51,23 @@ class OriginPool:
             raise reply.failure
         if headers_s is not None and answer_s is not None:
             reply.set_clock("answer", answer_s - headers_s + reply.left_s)
+        return reply
+
+    async def send_streamed(
+        self, head: bytes, body: StreamedBody, connect_s: float, answer_s: float, pause_s: float
+    ) -> Reply:
+        """Over a connection of its own, for what was taken from `body` might not come a second time."""
+        connection = await self._obtain(connect_s)
+        reply = connection.ask_streamed(head, body, pause_s)
+        try:
+            await send_whole(connection, reply)
+        except BaseException:
+            reply.close()
+            raise
+        reply.set_clock("answer", answer_s)
+        await reply.wait(0)
+        if reply.failure is not None and not reply.status:
+            raise reply.failure
         return reply
 
     def take_back(self, connection: Connection) -> None:
@@ -165,6 +182,24 @@ class OriginPool:
                 waiter.set_result(None)
                 return
         self.size -= 1
+
+
+async def send_whole(connection: Connection, reply: SocketReply) -> None:
+    """Wait until the whole body is sent, or the upstream has answered before; raises what the body's source raised."""
+    pump = connection.pump
+    assert pump is not None
+    answered = connection.expect(0)
+    await asyncio.wait((pump, answered), return_when=asyncio.FIRST_COMPLETED)
+    if not pump.done():
+        pump.add_done_callback(lambda done: end_at_failed_body(reply, done))
+    elif not pump.cancelled() and (error := pump.exception()) is not None:
+        raise error
+
+
+def end_at_failed_body(reply: SocketReply, pump: "asyncio.Task[None]") -> None:
+    """The upstream had begun to answer, and waits for a rest that will not come."""
+    if not pump.cancelled() and pump.exception() is not None:
+        reply.close()
 
 
 def _closed() -> UpstreamFailure:

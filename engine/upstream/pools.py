@@ -16,7 +16,7 @@ from engine.upstream.addresses import Resolver
 from engine.upstream.dial import Dialler
 from engine.upstream.origin_pool import OriginPool
 from engine.upstream.proxied import HttpxUpstream, choose_proxy, make_http2_upstream, make_proxied_upstream
-from engine.upstream.reply import Origin, Reply, write_head
+from engine.upstream.reply import Origin, Reply, StreamedBody, write_head
 from engine.upstream.tls import make_tls_context
 
 _SWEEP_S = 5.0
@@ -27,6 +27,10 @@ class Upstream(Protocol):
 
     async def send(
         self, head: bytes, body: bytes, connect_s: float, headers_s: float | None, answer_s: float | None
+    ) -> Reply: ...
+
+    async def send_streamed(
+        self, head: bytes, body: StreamedBody, connect_s: float, answer_s: float, pause_s: float
     ) -> Reply: ...
 
 
@@ -76,6 +80,24 @@ class Upstreams:
         """
         route = self._routes.get(origin) or self._find_route(origin)
         return route.send(head, body, connect_s, headers_s, answer_s)
+
+    def send_streamed(
+        self,
+        origin: Origin,
+        head: bytes,
+        body: StreamedBody,
+        *,
+        connect_s: float,
+        answer_s: float,
+        pause_s: float,
+    ) -> Coroutine[Any, Any, Reply]:
+        """Send a request whose body comes bit by bit; returns when the answer's head is there.
+
+        The clock "answer" counts from the end of the body on; before that the upstream may take nothing for
+        `pause_s`. Raises UpstreamFailure, and whatever `body` raises.
+        """
+        route = self._routes.get(origin) or self._find_route(origin)
+        return route.send_streamed(head, body, connect_s, answer_s, pause_s)
 
     def mount(self, origin: Origin, transport: httpx.AsyncBaseTransport) -> None:
         """Send what goes to this origin through an httpx transport (a mock, a special network)."""

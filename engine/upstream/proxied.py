@@ -16,7 +16,7 @@ import httpx
 from engine.errors import UpstreamFailure
 from engine.upstream.addresses import Resolver, is_literal, is_loopback, is_public, refuse_private
 from engine.upstream.inflate import choose_inflater
-from engine.upstream.reply import Origin, Reply
+from engine.upstream.reply import Origin, Reply, StreamedBody
 from engine.upstream.tls import make_tls_context
 
 
@@ -34,6 +34,16 @@ class HttpxUpstream:
 
     async def send(
         self, head: bytes, body: bytes, connect_s: float, headers_s: float | None, answer_s: float | None
+    ) -> Reply:
+        return await self._send(head, body, connect_s, headers_s, answer_s)
+
+    async def _send(
+        self,
+        head: bytes,
+        body: bytes | AsyncIterator[bytes],
+        connect_s: float,
+        headers_s: float | None,
+        answer_s: float | None,
     ) -> Reply:
         request = await self._build_request(head, body, connect_s)
         clock, within_s = ("answer", answer_s) if headers_s is None else ("headers", headers_s)
@@ -57,6 +67,14 @@ class HttpxUpstream:
             reply.set_clock("headers", headers_s - spent_s)
         return reply
 
+    async def send_streamed(
+        self, head: bytes, body: StreamedBody, connect_s: float, answer_s: float, pause_s: float
+    ) -> Reply:
+        """The transport sends the body before it looks at the answer: one clock is for both."""
+        if body.length is not None:
+            head += b"content-length: %d\r\n" % body.length
+        return await self._send(head, body.pieces(), connect_s, None, answer_s)
+
     def close_later(self, response: httpx.Response) -> None:
         """Close an answer from code that cannot wait."""
         task = asyncio.get_running_loop().create_task(self._close_quietly(response))
@@ -72,7 +90,9 @@ class HttpxUpstream:
         except (httpx.TransportError, OSError):
             return  # it was to be closed, and it is
 
-    async def _build_request(self, head: bytes, body: bytes, connect_s: float) -> httpx.Request:
+    async def _build_request(
+        self, head: bytes, body: bytes | AsyncIterator[bytes], connect_s: float
+    ) -> httpx.Request:
         first, *lines = head.decode("latin-1").split("\r\n")
         method, target, _ = first.split(" ")
         headers = [(name, value) for name, _, value in (line.partition(": ") for line in lines if line)]

@@ -5,8 +5,8 @@ A `Reply` is one answer past its head. It is read by one task, closed in every c
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Iterable
+from typing import NamedTuple, Protocol
 
 from engine.errors import UpstreamFailure
 from engine.upstream.inflate import Inflater
@@ -36,6 +36,16 @@ class Origin(NamedTuple):
         host = f"[{self.host}]" if ":" in self.host else self.host
         usual = {"http": 80, "https": 443}.get(self.scheme)
         return host if self.port == usual else f"{host}:{self.port}"
+
+
+class StreamedBody(Protocol):
+    """A request's body that is not there as a whole."""
+
+    @property
+    def length(self) -> int | None:
+        """None: unknown, it is sent in chunks."""
+
+    def pieces(self) -> AsyncIterator[bytes]: ...
 
 
 def write_head(method: str, origin: Origin, target: str, headers: Iterable[tuple[str, str]]) -> bytes:

@@ -66,6 +66,7 @@ SECTIONS: Mapping[str, str] = {
     "stream_flag": "merged into a request that wants a stream",
     "ask_usage": "merged into a streamed request so that it reports usage",
     "look": "where same-wire traffic is read",
+    "body": "form: clients send multipart/form-data, which is passed on as it arrives; default: json",
     "answers": "types of answers that are no JSON, as globs (audio/*): they are passed as they come",
     "usage": "where tokens and units are counted: from, counts, outside, asked",
     "errors": "where errors are: message, type, code, param, their kinds, and marks inside good answers",
@@ -140,6 +141,7 @@ class Format:
     stream_flag: Mapping[str, Any]
     usage_request: Mapping[str, Any]
     look: Look | EventLook | None
+    takes_form: bool
     answers: tuple[str, ...]
     """Globs of media types: such answers are passed as they come."""
     reads: frozenset[str]
@@ -368,6 +370,7 @@ class _Compiler:
             stored=self.stored(compiled),
             tells_estimate=("asked", "input_estimate") in templates.reads,
             words=find_words(tree.get("request"), templates.fragments),
+            takes_form=self.takes_form(),
             media=media,
             _places=trace_request(tree.get("read_request"), templates.fragments),
             _usage=usage,
@@ -436,6 +439,12 @@ class _Compiler:
             self.refuse(("answers",), "a list of media types such as audio/* is expected")
             return ()
         return tuple(globs)
+
+    def takes_form(self) -> bool:
+        body = self.tree.get("body", "json")
+        if body not in ("json", "form"):
+            self.refuse(("body",), "json or form is expected")
+        return bool(body == "form")
 
     def done(self) -> bytes | None:
         return str(self.tree["done"]).encode() if self.tree.get("done") else None

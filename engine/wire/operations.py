@@ -12,6 +12,7 @@ Operation = Literal[
     "images",
     "image_edits",
     "transcriptions",
+    "translations",
     "speech",
 ]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)

@@ -193,10 +193,12 @@ def _compile_summands(paths: Any, where: Path, problems: Problems) -> list[RowsG
 
 
 def _compile_amount(paths: Any, where: Path, problems: Problems) -> Getter:
-    """A path or several, `{sum: [paths]}`, `{count: path of a list}` or `{length: path of a text}`."""
+    """A path or several (also as `first`, with a divisor `per`), `{sum: [paths]}`, `{count: path of a list}` or
+    `{length: path of a text}`."""
     raw = paths if isinstance(paths, Mapping) else {"first": paths}
-    for name in set(raw) - {"first", "sum", "count", "length"}:
-        problems.append(((*where, name), "one of sum, count, length is expected"))
+    for name in set(raw) - {"first", "sum", "count", "length", "per"}:
+        problems.append(((*where, name), "one of first, per, sum, count, length is expected"))
+    per = _read_divisor(raw.get("per", 1), (*where, "per"), problems)
     summed = compile_paths(raw.get("sum"), (*where, "sum"), problems)
     getters = compile_paths(raw.get("first"), where, problems)
     sized = [
@@ -210,13 +212,20 @@ def _compile_amount(paths: Any, where: Path, problems: Problems) -> Getter:
             return _sum(_as_amount(read(doc)) for read in summed)
         for read in getters:
             if (amount := _as_amount(read(doc))) is not None:
-                return amount
+                return amount if per == 1 else amount / per
         for kind, read in sized:
             if isinstance(found := read(doc), kind):
                 return Decimal(len(found))
         return None
 
     return read_amount
+
+
+def _read_divisor(value: Any, where: Path, problems: Problems) -> Decimal:
+    if (divisor := _as_amount(value)) and not isinstance(value, str):
+        return divisor
+    problems.append((where, "a number above 0 is expected"))
+    return Decimal(1)
 
 
 def _as_amount(value: Any) -> Decimal | None:

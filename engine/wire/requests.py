@@ -30,6 +30,19 @@ def read_request(call: Call) -> None:
     call.usage_asked = side.usage_asked is None or bool(side.usage_asked(request))
 
 
+TRUE = frozenset(("true", "True", "1"))
+
+
+def read_form(call: Call, request: dict[str, Any]) -> None:
+    """Take the text fields of a form as the call's request."""
+    format = call.door.format
+    format.check_outline(request)
+    call.requested_model = read_model(request.get("model"))
+    call.request = request
+    call.stream = format.client.stream_key is not None and request.get(format.client.stream_key) in TRUE
+    call.usage_asked = format.client.usage_asked is None
+
+
 def describe_asking(call: Call) -> dict[str, Any]:
     """What a request says beside its body, as templates see it."""
     return {"model": call.requested_model, "stream": call.stream}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import pytest
 import uvloop
 
-_ON_BOTH = {"test_http1", "test_pools", "test_dial"}
+_ON_BOTH = {"test_http1", "test_streamed_bodies", "test_pools", "test_dial"}
 
 
 def pytest_asyncio_loop_factories(
