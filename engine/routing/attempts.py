@@ -79,18 +79,7 @@ class Attempts:
         reader: AnswerReader | None = None
         try:
             endpoint = find_endpoint(call, target)
-            body = self._render(target, endpoint, rescue)
-            passed = call.passed_headers if self._translation is None else ()
-            flows = call.stream or bool(endpoint.format.answers)
-            upstream = await self._exchange.open(
-                target,
-                endpoint,
-                credential,
-                body,
-                clocks if flows is call.stream else replace(clocks, headers_s=clocks.answer_s),
-                stream=flows,
-                passed=passed,
-            )
+            upstream = await self._open(target, endpoint, credential, clocks, rescue)
             try:
                 reader = self._choose_reader(upstream, target, endpoint, rescue)
                 await self._relay.run(upstream, reader, attempt, clocks)
@@ -99,6 +88,17 @@ class Attempts:
         except UpstreamFailure as failure:
             hide_secrets(failure, target.provider, credential)
             attempt.outcome = f"timeout:{failure.clock}" if failure.clock else failure.kind
+            attempt.reason = failure.message
+            raise
+        else:
+            attempt.outcome = "ok"
+        finally:
+            if attempt.outcome == "running":
+                attempt.outcome = "cancelled"
+            attempt.seconds = self._clock() - began
+            self._keep(reader, target, attempt)
+        return reader
+
     def _open(
         self,
         target: Target,
@@ -121,17 +121,6 @@ class Attempts:
         """Nobody else can be asked: some of the request has gone without being kept."""
         upload = self._call.upload
         return upload is not None and upload.spent
-
-            attempt.reason = failure.message
-            raise
-        else:
-            attempt.outcome = "ok"
-        finally:
-            if attempt.outcome == "running":
-                attempt.outcome = "cancelled"
-            attempt.seconds = self._clock() - began
-            self._keep(reader, target, attempt)
-        return reader
 
     def delivered_chars(self) -> int:
         return sum(map(len, self.reader.texts)) if self.reader is not None else 0
