@@ -363,6 +363,7 @@ class _Compiler:
             stream_flag=self.section("stream_flag"),
             usage_request=self.section("ask_usage"),
             look=look,
+            takes_form=self.takes_form(),
             answers=self.answers(),
             reads=frozenset(name for root, name in templates.reads if root == "chat"),
             understands=frozenset(name for root, name in templates.reads if root == "body")
@@ -370,7 +371,6 @@ class _Compiler:
             stored=self.stored(compiled),
             tells_estimate=("asked", "input_estimate") in templates.reads,
             words=find_words(tree.get("request"), templates.fragments),
-            takes_form=self.takes_form(),
             media=media,
             _places=trace_request(tree.get("read_request"), templates.fragments),
             _usage=usage,
@@ -433,18 +433,18 @@ class _Compiler:
             return frozenset()
         return frozenset(kinds)
 
+    def takes_form(self) -> bool:
+        body = self.tree.get("body", "json")
+        if body not in ("json", "form"):
+            self.refuse(("body",), "json or form is expected")
+        return bool(body == "form")
+
     def answers(self) -> tuple[str, ...]:
         globs = self.tree.get("answers") or []
         if not isinstance(globs, list) or not all(isinstance(glob, str) and "/" in glob for glob in globs):
             self.refuse(("answers",), "a list of media types such as audio/* is expected")
             return ()
         return tuple(globs)
-
-    def takes_form(self) -> bool:
-        body = self.tree.get("body", "json")
-        if body not in ("json", "form"):
-            self.refuse(("body",), "json or form is expected")
-        return bool(body == "form")
 
     def done(self) -> bytes | None:
         return str(self.tree["done"]).encode() if self.tree.get("done") else None
