@@ -4,6 +4,7 @@ Memory is bounded: the last 20,000 calls and attempts, and 32 MB of bodies.
 """
 
 from collections import Counter, OrderedDict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,6 +114,14 @@ class Book:
             oldest = self._bodies.popleft()
             self._bodies_bytes -= len(oldest.body or b"")
             oldest.body = None
+
+    def keep_body(self, seen: Seen, fields: Mapping[str, Any]) -> None:
+        """It was understood: JSON is shown as it came, a form as its fields."""
+        seen.json = True
+        if seen.body is not None and not seen.body.lstrip().startswith(b"{"):
+            self._bodies_bytes -= len(seen.body)
+            seen.body = orjson.dumps(fields)
+            self._bodies_bytes += len(seen.body)
 
     def end(self, seen: Seen, outcome: str, now: float) -> None:
         """End it, once."""

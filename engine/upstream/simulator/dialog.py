@@ -171,6 +171,8 @@ class Ticket:
 
     number: str
     created: int
+    host: str = ""
+    """Where the client found this server."""
     keep_alive: bool = True
     http_1_0: bool = False
 

@@ -1,5 +1,7 @@
 """Decides what is answered to a request: routes, the script's conditions, the wires. No I/O, no clock."""
 
+import base64
+import binascii
 import secrets
 from dataclasses import dataclass, field
 from http import HTTPMethod
@@ -7,7 +9,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 
 from engine.upstream.simulator.book import Book, Seen
-from engine.upstream.simulator.dialog import Ask, Refused, Ticket, Wire, parse_json
+from engine.upstream.simulator.dialog import Ask, Refused, Ticket, Wire
 from engine.upstream.simulator.errors import find_refusal, make_refusal
 from engine.upstream.simulator.names import BEHAVIOURS, PREFIX, NameRefused, Script, list_names, parse_name
 from engine.upstream.simulator.routes import CHAT, Route, find_route
@@ -20,6 +22,7 @@ from engine.upstream.simulator.staging import (
     stage_stream,
 )
 
+_PICTURES = "/_sim/pictures/"
 MODELS_CREATED = 1709164800
 _KEYS = (b"authorization", b"x-api-key", b"x-goog-api-key", b"api-key")
 
@@ -56,7 +59,7 @@ class House:
             return self._answer_about_itself(request), None
         self.book.seen += 1
         number = f"{self._run}{self.book.seen:016x}"
-        ticket = Ticket(number, int(wall), request.keep_alive, request.http_1_0)
+        ticket = Ticket(number, int(wall), request.header(b"host"), request.keep_alive, request.http_1_0)
         seen = self._note(request, now, wall)
         route = find_route(request.path, request.query)
         try:
@@ -99,7 +102,7 @@ class House:
     def _perform(self, route: Route, request: Request, ticket: Ticket, seen: Seen) -> Reply:
         wire = route.wire
         body = {**wire.parse(request.body or b"", request.header(b"content-type")), **route.fields}
-        seen.json = wire.parse is parse_json
+        self.book.keep_body(seen, body)
         seen.model = body["model"] if isinstance(body.get("model"), str) else ""
         ask = wire.read(body)
         seen.model, seen.stream = ask.model, ask.stream
@@ -123,7 +126,9 @@ class House:
 
     def _answer_about_itself(self, request: Request) -> Reply:
         query = {name: values[-1] for name, values in parse_qs(request.query).items()}
-        ticket = Ticket("", 0, request.keep_alive, request.http_1_0)
+        ticket = Ticket("", 0, "", request.keep_alive, request.http_1_0)
+        if request.path.startswith(_PICTURES):
+            return _show_picture(request.path.removeprefix(_PICTURES), ticket)
         match request.method, request.path:
             case "GET", "/health":
                 return stage_document({"status": "ok"}, ticket)
@@ -142,6 +147,13 @@ def _find_key(authorization: str) -> str:
     """What stays the same from call to call: of a signature only whose it is."""
     signed = authorization.partition("Credential=")[2]
     return signed.partition("/")[0] if signed else authorization.removeprefix("Bearer ")
+
+
+def _show_picture(name: str, ticket: Ticket) -> Reply:
+    try:
+        return stage_document(base64.urlsafe_b64decode(name), ticket, b"image/png")
+    except binascii.Error:
+        return stage_refusal(Refused(404, "There is no such picture."), CHAT, ticket)
 
 
 def _read_count(query: dict[str, str], name: str, default: int) -> int:

@@ -9,10 +9,12 @@ from urllib.parse import unquote
 from engine.upstream.simulator import chat, completions, embeddings
 from engine.upstream.simulator.dialog import Wire
 from engine.upstream.simulator.wires import (
+    audio,
     cohere,
     converse,
     gemini,
     gemini_embeddings,
+    images,
     messages,
     moderations,
     ollama,
@@ -70,6 +72,10 @@ ROUTES = (
     _at("/(?:voyage|jina)/v1/embeddings", ranking.LIST_EMBED),
     _at("/voyage/v1/rerank", ranking.VOYAGE_RERANK),
     _at("/rerank", ranking.JINA_RERANK),
+    _at("/images/generations", images.WIRE),
+    _at("/images/edits", images.EDITS),
+    _at("/audio/speech", audio.SPEECH),
+    _at("/audio/(?:transcriptions|translations)", audio.TRANSCRIPTS),
     _at("/moderations", moderations.WIRE),
     _at("/embeddings", embeddings.WIRE),
 )

@@ -88,10 +88,10 @@ def stage_refusal(refused: Refused, wire: Wire, ticket: Ticket, script: Script |
     return Reply(status, steps, Ending.KEEP if ticket.keep_alive else Ending.CLOSE)
 
 
-def stage_document(document: Any, ticket: Ticket) -> Reply:
-    """A plain answer that no script touches."""
-    body = orjson.dumps(document)
-    steps: Iterator[Step] = iter(((0.0, _write_head(200, ticket, JSON, len(body)) + body, 0),))
+def stage_document(document: Any, ticket: Ticket, media: bytes = JSON) -> Reply:
+    """A plain answer that no script touches: bytes as they are, everything else as JSON."""
+    body = document if isinstance(document, bytes) else orjson.dumps(document)
+    steps: Iterator[Step] = iter(((0.0, _write_head(200, ticket, media, len(body)) + body, 0),))
     return Reply(200, steps, Ending.KEEP if ticket.keep_alive else Ending.CLOSE)
 
 
