@@ -14,6 +14,7 @@ from engine.config.describe import TreePath, suggest
 from engine.config.doors import DoorBuilder, find_common_formats
 from engine.config.endpoints import (
     ProviderBuilder,
+    choose_shelf,
     compile_format_entry,
     find_unknown_traits,
     list_traits,
@@ -30,6 +31,7 @@ from engine.config.snapshot import Model, Policy, Provider
 from engine.errors import Problem
 from engine.wire.doors import DoorTable
 from engine.wire.formats import Format
+from engine.wire.templates import Shelf
 
 
 @dataclass(slots=True)
@@ -40,6 +42,7 @@ class Catalog:
     gateway_entry: Entry
     simulator_url: str | None
     memo: Memo
+    shelf: Shelf | None = None
     problems: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
     formats: dict[str, Format] = field(default_factory=dict)
@@ -86,7 +89,8 @@ class Catalog:
 
     def _compile_formats(self) -> None:
         for entry in self.list_entries("format"):
-            built = self.memo.get(("format", entry), partial(compile_format_entry, entry, entry.spec))
+            make = partial(compile_format_entry, entry, entry.spec, choose_shelf(self.shelf, entry))
+            built = self.memo.get(("format", entry), make)
             if (value := self._take(built)) is not None:
                 self.formats[entry.name] = value
 
@@ -125,7 +129,7 @@ class Catalog:
         server = (self.gateway.server.host, self.gateway.server.port)
         simulator_url = self.simulator_url if self.gateway.simulator.enabled is not False else None
         formats = self._find_formats(entry.spec)
-        return ProviderBuilder(entry, self._declared["format"], formats, server, simulator_url)
+        return ProviderBuilder(entry, self._declared["format"], formats, server, simulator_url, self.shelf)
 
     def _find_formats(self, spec: ProviderFile) -> dict[str, Format | None]:
         """Every format that the provider could need, None where there is no such format."""

@@ -10,24 +10,41 @@ from engine.config.build import build_provider
 from engine.config.describe import TreePath, suggest
 from engine.config.entries import Entry
 from engine.config.notes import Built, Notes
-from engine.config.references import Unset
+from engine.config.references import Unset, list_references
 from engine.config.schema_auth import CredentialEntry, KeyEntry
 from engine.config.schema_provider import EndpointEntry, FormatOverride, ProviderFile
 from engine.config.snapshot import Endpoint, Target
 from engine.wire.formats import Format, FormatRefused, compile_format, compile_readings
 from engine.wire.listings import ListingRefused, compile_listing
-from engine.wire.templates import TemplateRefused, compile_template, merge_trees
+from engine.wire.templates import Shelf, TemplateRefused, compile_template, merge_trees
 
 
-def compile_format_entry(entry: Entry, tree: Mapping[str, Any], base: Format | None = None) -> Built:
+def compile_format_entry(
+    entry: Entry, tree: Mapping[str, Any], shelf: Shelf | None, base: Format | None = None
+) -> Built:
     """The format of `tree`; of `base` only usage and errors are read anew, which costs next to nothing."""
     notes = Notes(entry)
     try:
-        return notes.built(compile_format(tree) if base is None else compile_readings(base, tree))
+        return notes.built(
+            compile_format(tree, shelf=shelf) if base is None else compile_readings(base, tree)
+        )
     except FormatRefused as refused:
         for path, message in refused.problems:
             notes.refuse(path, message)
     return notes.built(None)
+
+
+def choose_shelf(shelf: Shelf | None, *entries: Entry) -> Shelf | None:
+    """None when a `${...}` of a format was filled: what it held is not written down."""
+    return None if any(_is_filled(entry) for entry in entries) else shelf
+
+
+def _is_filled(entry: Entry) -> bool:
+    if not any(link.refs for link in entry.assembled.chain):
+        return False
+    tree = entry.assembled.tree
+    written = tree.get("format") if entry.thing.kind == "provider" else tree
+    return next(list_references(written), None) is not None
 
 
 def list_traits(endpoints: Mapping[str, Endpoint]) -> list[str]:
@@ -56,6 +73,7 @@ class ProviderBuilder:
     formats: Mapping[str, Format | None]
     server: tuple[str, int]
     simulator_url: str | None
+    shelf: Shelf | None
 
     def __post_init__(self) -> None:
         self.notes = Notes(self.entry)
@@ -203,7 +221,8 @@ class ProviderBuilder:
         if base is None or not override:
             return base
         tree = merge_trees(self.known_formats[name].spec, override)
-        built = compile_format_entry(self.entry, tree, base if override.keys() <= READINGS else None)
+        shelf = choose_shelf(self.shelf, self.entry, self.known_formats[name])
+        built = compile_format_entry(self.entry, tree, shelf, base if override.keys() <= READINGS else None)
         self.notes.problems += built.problems
         value: Format | None = built.value
         return value

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -136,39 +136,54 @@ class TreeCache:
 
     def prune(self, in_use: set[str], keep: int = 512) -> None:
         """Drop the oldest entries beyond `keep`, never one that is in use."""
-        try:
-            entries = [entry for entry in os.scandir(self._folder) if entry.name.endswith(CACHE_FORM)]
-            if len(entries) <= keep + len(in_use):
-                return
-            entries.sort(key=lambda entry: entry.stat().st_mtime_ns)
-            for entry in entries[: len(entries) - keep]:
-                if entry.name.partition(".")[0] not in in_use:
-                    os.unlink(entry.path)
-        except OSError:
+        prune_entries(self._folder, CACHE_FORM, {f"{sha256}.{CACHE_FORM}" for sha256 in in_use}, keep)
+
+
+def prune_entries(folder: Path, form: str, in_use: Collection[str], keep: int) -> None:
+    """Drop the oldest entries of a form beyond `keep`, never one that is in use."""
+    try:
+        entries = [entry for entry in os.scandir(folder) if entry.name.endswith(f".{form}")]
+        if len(entries) <= keep + len(in_use):
             return
+        entries.sort(key=lambda entry: entry.stat().st_mtime_ns)
+        for entry in entries[: len(entries) - keep]:
+            if entry.name not in in_use:
+                os.unlink(entry.path)
+    except OSError:
+        return
 
 
 def write_entry(folder: Path, sha256: str, document: Document) -> None:
+    """Write one document into a cache."""
+    facts = json.dumps([document.tree, document.refs, document.problems], separators=(",", ":"))
+    write_checked(folder, f"{sha256}.{CACHE_FORM}", f"{facts}\n{document.marks_json}".encode())
+
+
+def write_checked(folder: Path, name: str, body: bytes) -> None:
     """Write one cache entry so that a reader sees all of it or nothing."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    facts = json.dumps([document.tree, document.refs, document.problems], separators=(",", ":"))
-    body = f"{facts}\n{document.marks_json}".encode()
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=".new-")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(_checksum(body) + b"\n" + body)
-        os.replace(temporary, folder / f"{sha256}.{CACHE_FORM}")
+        os.replace(temporary, folder / name)
     except BaseException:
         os.unlink(temporary)
         raise
 
 
-def _read_entry(path: Path) -> Document | None:
+def read_checked(path: Path) -> bytes | None:
+    """The body of an entry; None when there is none, or a damaged one."""
     try:
         checksum, _, body = path.read_bytes().partition(b"\n")
     except OSError:
         return None
-    if checksum != _checksum(body):
+    return body if checksum == _checksum(body) else None
+
+
+def _read_entry(path: Path) -> Document | None:
+    body = read_checked(path)
+    if body is None:
         return None
     facts, _, marks_json = body.decode().partition("\n")
     tree, refs, problems = json.loads(facts)

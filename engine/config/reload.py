@@ -17,6 +17,7 @@ from typing import Any, TypedDict
 
 from engine.config.build import build_server
 from engine.config.catalog import Catalog
+from engine.config.code_cache import CodeCache
 from engine.config.coverage import Trial, list_untouched
 from engine.config.entries import Entry, make_entry, make_gateway_entry
 from engine.config.examples import run_examples
@@ -99,6 +100,7 @@ class Loader:
         if settings.simulator_url:
             self._environ[_SIMULATOR_VARIABLE] = settings.simulator_url
         self._cache = TreeCache(settings.home / "cache", self._library / "cache")
+        self._code = CodeCache(settings.home / "cache")
         self._documents: dict[str, Document] = {}
         self._things: dict[tuple[str, str], tuple[list[Thing], list[Problem]]] = {}
         self._memo = Memo()
@@ -165,7 +167,9 @@ class Loader:
             found
             for entry in self._catalog.list_entries("provider")
             if entry.thing.shipped is shipped
-            for found in list_untouched(entry, Trial(self._catalog, Values(self._environ, self.folder), entry))
+            for found in list_untouched(
+                entry, Trial(self._catalog, Values(self._environ, self.folder), entry)
+            )
         ]
 
     def is_stale(self, *, look_inside: bool) -> bool:
@@ -208,7 +212,7 @@ class Loader:
         if gateway.spec is None:  # the rest is still worth judging
             absent = Thing("gateway", "", {}, NOTHING, (), gateway_thing.file, False)
             gateway = make_gateway_entry(absent, Values({}, self.folder), {})
-        catalog = Catalog(gateway.spec, gateway, self.settings.simulator_url, memo)
+        catalog = Catalog(gateway.spec, gateway, self.settings.simulator_url, memo, self._code)
         entries = self._make_entries(library, values, memo)
         catalog.compile(entries)
         problems += library.problems + catalog.problems

@@ -236,7 +236,10 @@ class Writer:
     """Writes parsed expressions as Python source. `verbs` are the filters; `constants` collects what they are given."""
 
     def __init__(
-        self, verbs: Mapping[str, Callable[..., Any]], constants: dict[str, Any], reads: set[tuple[str, str]]
+        self,
+        verbs: Mapping[str, Callable[..., Any]],
+        constants: dict[str, tuple[str, str]],
+        reads: set[tuple[str, str]],
     ) -> None:
         self.verbs = verbs
         self.constants = constants
@@ -297,7 +300,7 @@ class Writer:
             self.write(argument, scope) for argument in node.args
         ]
         arguments += [f"{pair.key}={self.write(pair.value, scope)}" for pair in node.kwargs]
-        return f"{self.constant(f'verb_{node.name}', self.verbs[node.name])}({', '.join(arguments)})"
+        return f"{self.constant('verb', node.name)}({', '.join(arguments)})"
 
     def _table_arguments(self, node: nodes.Filter, scope: Scope) -> list[str]:
         """`x | mapped('finish')`: the first argument names a table of the format, which is looked up now."""
@@ -307,12 +310,14 @@ class Writer:
         if not isinstance(first, nodes.Const) or first.value not in scope.tables:
             known = _suggest(str(getattr(first, "value", "")), scope.tables)
             raise ExpressionRefused(f"{node.name} needs the name of a table of this format{known}")
-        table = self.constant(f"table_{first.value}", scope.tables[first.value])
+        table = self.constant("table", str(first.value))
         return [table, *(self.write(argument, scope) for argument in node.args[1:])]
 
-    def constant(self, name: str, value: Any) -> str:
-        python_name = name if name.isidentifier() else f"constant_{len(self.constants)}"
-        self.constants[python_name] = value
+    def constant(self, kind: str, name: str) -> str:
+        """The Python name of a verb or a table; `constants` says of each what it stands for."""
+        python_name = f"{kind}_{name}"
+        python_name = python_name if python_name.isidentifier() else f"constant_{len(self.constants)}"
+        self.constants[python_name] = (kind, name)
         return python_name
 
     def test(self, node: nodes.Test, scope: Scope) -> str:

@@ -30,7 +30,7 @@ from engine.wire.stored import KEYS as STORED_KEYS
 from engine.wire.stored import TEMPLATES as STORED_TEMPLATES
 from engine.wire.stored import Stored, compile_stored
 from engine.wire.streams import Answer, ReadPlan, StreamReader, StreamWriter, WritePlan, fold, unfold
-from engine.wire.templates import Render, TemplateRefused, TemplateSet, merge_trees
+from engine.wire.templates import Render, Shelf, TemplateRefused, TemplateSet, merge_trees
 from engine.wire.turns import fill_call_ids, leave_out_foreign
 from engine.wire.usage import Usage
 
@@ -293,11 +293,17 @@ class Format:
             raise NotImplementedError(f"the format {self.name} has no {name}")
 
 
-def compile_format(tree: Mapping[str, Any], shared: Mapping[str, Mapping[str, Any]] | None = None) -> Format:
-    """Compile a format's tree. `shared` holds fragments that all formats may use. Raises FormatRefused."""
+def compile_format(
+    tree: Mapping[str, Any],
+    shared: Mapping[str, Mapping[str, Any]] | None = None,
+    shelf: Shelf | None = None,
+) -> Format:
+    """Compile a format's tree. `shared` holds fragments that all formats may use; on the `shelf` may be templates
+    that are compiled already. Raises FormatRefused.
+    """
     if not isinstance(tree, Mapping):
         raise FormatRefused([((), "a mapping is expected")])
-    return _Compiler(tree, shared or {}).build()
+    return _Compiler(tree, shared or {}, shelf).build()
 
 
 def compile_readings(base: Format, tree: Mapping[str, Any]) -> Format:
@@ -331,6 +337,7 @@ def _find_errors(find_error: Getter, errors: ErrorReader) -> Getter:
 class _Compiler:
     tree: Mapping[str, Any]
     shared: Mapping[str, Any]
+    shelf: Shelf | None
     problems: Problems = field(default_factory=list)
 
     def build(self) -> Format:
@@ -340,7 +347,7 @@ class _Compiler:
         accepts = compile_accepts(self.section("accepts"), self.problems)
         look, media = self.compile_look(), self.media()
         client = compile_client_side(tree, self.problems)
-        templates = TemplateSet({**self.shared, **self.section("fragments")}, self.tables())
+        templates = TemplateSet({**self.shared, **self.section("fragments")}, self.tables(), self.shelf)
         self.add_templates(templates)
         compiled = self.compile_templates(templates)
         read_plan, write_plan = self.read_plan(compiled, usage, errors), self.write_plan(compiled)

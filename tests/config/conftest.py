@@ -23,7 +23,7 @@ class Folder:
     environ: dict[str, str] = field(default_factory=dict)
     simulator_url: str | None = None
     parsed: Path | None = None
-    """Shipped files parsed before, so that each test need not."""
+    """Shipped files parsed and compiled before, so that each test need not."""
 
     def write(self, files: Mapping[str, str]) -> None:
         for name, text in files.items():
@@ -58,9 +58,11 @@ class Folder:
 
 @pytest.fixture(scope="session")
 def parsed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("parsed")
-    prebuild(find_library(), folder)
-    return folder
+    folder = Folder(tmp_path_factory.mktemp("parsed"))
+    (folder.path / "home").mkdir()
+    prebuild(find_library(), folder.path / "home/cache")
+    folder.load()
+    return folder.path / "home/cache"
 
 
 @pytest.fixture

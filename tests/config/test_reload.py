@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.config.files import CACHE_FORM
 from engine.config.reload import ConfigWatch, Loader, Runtime
 from engine.config.settings import read_settings
 from engine.errors import ConfigRefused
@@ -89,9 +90,11 @@ def test_a_worker_parses_nothing_that_the_supervisor_parsed(ready: Folder) -> No
     assert set(snapshot.models) >= {"m", "n"}
 
 
-def test_a_damaged_cache_is_parsed_again(ready: Folder) -> None:
+def test_a_damaged_cache_is_parsed_and_compiled_again(ready: Folder) -> None:
     ready.load()
-    for file in (ready.path / "home/cache").iterdir():
+    entries = list((ready.path / "home/cache").iterdir())
+    assert {file.suffix for file in entries} == {".code", f".{CACHE_FORM}"}
+    for file in entries:
         file.write_bytes(file.read_bytes()[:-3] + b"xyz")
     assert "m" in ready.load().models
 
@@ -237,6 +240,6 @@ def test_many_reloads_leave_a_bounded_cache(ready: Folder) -> None:
         )
         snapshot = loader.prepare(loader.read(), snapshot, run_examples=True)
         loader._cache.prune({entry["sha256"] for entry in loader._files}, keep=10)
-    left = list((ready.path / "home/cache").iterdir())
+    left = list((ready.path / "home/cache").glob(f"*.{CACHE_FORM}"))
     assert len(left) <= 10 + len(loader._files)
     assert ready.loader().prepare(loader.read(), run_examples=False).version == snapshot.version  # type: ignore[union-attr]
