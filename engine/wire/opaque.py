@@ -113,7 +113,7 @@ def _give_back(parts: Iterable[Part], native: str, issuer: str) -> tuple[list[Pa
 
 def _restore(part: Part, blob: Blob, before: list[Part]) -> Part:
     """The part as its issuer wrote it. Some dialects bring a signature back behind the text that it signs."""
-    restored = {**_strip(part), blob.field: blob.value}
+    restored = {**_strip(part), **({blob.field: blob.value} if blob.value else {})}
     if part.get("type") != "reasoning":
         return restored
     if blob.id is not None:
@@ -140,13 +140,18 @@ def _strip(part: Part) -> Part:
 
 
 class Tagger:
-    """Tags the blobs in the events of one answer. In a tag every blob is a signature: all dialects have those."""
+    """Tags the blobs in the events of one answer. In a tag every blob is a signature: all dialects have those.
 
-    __slots__ = ("_ids", "_issuer")
+    Where the client's dialect signs its reasoning, reasoning that nobody signed is tagged as well: it would be taken
+    for a forgery by the dialect's own issuer.
+    """
 
-    def __init__(self, issuer: str) -> None:
-        self._issuer = issuer
+    __slots__ = ("_ids", "_issuer", "_signed", "_signs_all")
+
+    def __init__(self, issuer: str, *, signs_all: bool = False) -> None:
+        self._issuer, self._signs_all = issuer, signs_all
         self._ids: dict[tuple[int, int], str] = {}
+        self._signed: set[tuple[int, int]] = set()
 
     def tag(self, events: Iterable[Event]) -> list[Event]:
         tagged: list[Event] = []
@@ -156,7 +161,7 @@ class Tagger:
             elif isinstance(event, BlockAdded):
                 tagged.append(self._add(event) if event.field in FIELDS else event)
             elif isinstance(event, BlockEnded):
-                tagged.append(replace(event, block=self._tag_block(event.block)))
+                tagged += self._end(event)
             else:
                 tagged.append(event)
         return tagged
@@ -172,16 +177,26 @@ class Tagger:
             return [replace(event, block=block)]
         signature = block.pop("signature", None)
         place = (event.choice, event.index, event.nth, event.kind)
-        added = [BlockAdded(*place, "signature", signature)] if signature else []
-        return [replace(event, block=block), *added]
+        if not signature:
+            return [replace(event, block=block)]
+        self._signed.add((event.choice, event.index))
+        return [replace(event, block=block), BlockAdded(*place, "signature", signature)]
 
     def _add(self, event: BlockAdded) -> Event:
         if not isinstance(event.value, str):
             return event
-        id = self._ids.get((event.choice, event.index))
-        return replace(
-            event, field="signature", value=write_tag(Blob(self._issuer, event.field, event.value, id))
-        )
+        key = (event.choice, event.index)
+        self._signed.add(key)
+        blob = Blob(self._issuer, event.field, event.value, self._ids.get(key))
+        return replace(event, field="signature", value=write_tag(blob))
+
+    def _end(self, event: BlockEnded) -> list[Event]:
+        block = self._tag_block(event.block)
+        if not self._signs_all or event.kind != "reasoning" or (event.choice, event.index) in self._signed:
+            return [replace(event, block=block)]
+        tag = block.get("signature") or write_tag(Blob(self._issuer, "signature", "", block.get("id")))
+        place = (event.choice, event.index, event.nth, event.kind)
+        return [BlockAdded(*place, "signature", tag), replace(event, block={**block, "signature": tag})]
 
     def _tag_block(self, block: dict[str, Any]) -> dict[str, Any]:
         blob = find_blob(block, self._issuer)

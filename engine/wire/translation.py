@@ -124,7 +124,8 @@ class _Translated:
         issuer = str(asked.get("issuer") or format.traits["issuer"])
         self.notes = StateNotes(issuer, surface.carries)
         """What the client's dialect cannot bring back."""
-        self._tagger = None if issuer == surface.traits["issuer"] else Tagger(issuer)
+        foreign = issuer != surface.traits["issuer"]
+        self._tagger = Tagger(issuer, signs_all="reasoning" in surface.carries) if foreign else None
 
     def _mark(self, events: list[Event]) -> list[Event]:
         """The events as the client is to have them."""

@@ -1,0 +1,223 @@
+"""Claude's and Gemini's signatures survive tool loops and changes of the model, whatever dialect the client speaks.
+
+The simulator knows its own signatures again and refuses others, as the providers do.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import httpx
+import openai
+import pytest
+
+from tests.gateway.speakers import SPEAKERS, ChatSpeaker, MessagesSpeaker, Speaker
+from tests.harness import ADMIN_KEY, Gateway, Simulator, running, write_files
+
+PROVIDER = """
+provider: NAME
+format: FORMAT
+base_url: URL
+auth: {header: {name: x-api-key, value: key-of-NAME}}
+allow_private: true
+passthrough: true
+unknown_price: free
+TRAITS
+"""
+POLICY = """
+policy: default
+extends: default
+retry: {max: 0}
+breaker: {failures: 1000, min_requests: 1000}
+"""
+TAG = "gwzForeign01"
+CLAUDE, GEMINI, OTHER = "claude/sim/tools+think", "gem/sim/tools+think", "other/sim/tools"
+SILENT, STAND_IN = "claude/sim/tools", "gem3/sim/tools+think"
+
+
+def write_config(folder: Path, simulator_url: str) -> Path:
+    def provide(name: str, format: str, path: str, traits: str = "") -> str:
+        text = PROVIDER.replace("NAME", name).replace("FORMAT", format).replace("TRAITS", traits)
+        return text.replace("URL", simulator_url + path)
+
+    return write_files(
+        folder,
+        {
+            "providers.d/claude.yaml": provide(
+                "claude", "anthropic-messages", "", "traits: {thinking: budget}"
+            ),
+            "providers.d/gem.yaml": provide("gem", "gemini", "/v1beta"),
+            "providers.d/gem3.yaml": provide(
+                "gem3", "gemini", "/v1beta", "traits: {stand_in_signature: skip_thought_signature_validator}"
+            ),
+            "providers.d/other.yaml": provide("other", "openai-chat", "/v1"),
+            "policies.d/default.yaml": POLICY,
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
+    started = Simulator(tmp_path_factory.mktemp("simulator"))
+    with running(started):
+        yield started
+
+
+@pytest.fixture(scope="module")
+def gateway(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    started = Gateway(write_config(tmp_path_factory.mktemp("state"), simulator.url))
+    with running(started):
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def forget(simulator: Simulator) -> None:
+    simulator.reset()
+
+
+def find_last_body(simulator: Simulator, part_of_path: str) -> Any:
+    return [call["body"] for call in simulator.list_calls() if part_of_path in call["path"]][-1]
+
+
+def count_thoughts(simulator: Simulator) -> int:
+    """The signed thoughts in the last request to Claude."""
+    messages = find_last_body(simulator, "/messages")["messages"]
+    blocks = [
+        block for message in messages if isinstance(message["content"], list) for block in message["content"]
+    ]
+    return sum(block["type"] == "thinking" and bool(block["signature"]) for block in blocks)
+
+
+def count_signed_calls(simulator: Simulator) -> int:
+    contents = find_last_body(simulator, "enerateContent")["contents"]
+    parts = [part for content in contents for part in content["parts"]]
+    return sum("functionCall" in part and bool(part.get("thoughtSignature")) for part in parts)
+
+
+@pytest.mark.parametrize("speaks", SPEAKERS)
+def test_claude_has_its_thoughts_back_over_three_turns(
+    gateway: Gateway, simulator: Simulator, speaks: type[Speaker]
+) -> None:
+    speaker = speaks(gateway.url)
+    for turn in range(1, 4):
+        speaker.say(f"turn {turn}")
+        speaker.ask(CLAUDE)
+        assert len(speaker.calls) == 2
+        speaker.give_results()
+        speaker.ask(CLAUDE)
+        assert count_thoughts(simulator) >= turn
+
+
+@pytest.mark.parametrize("speaks", SPEAKERS)
+def test_gemini_has_its_call_signatures_back_over_three_turns(
+    gateway: Gateway, simulator: Simulator, speaks: type[Speaker]
+) -> None:
+    speaker = speaks(gateway.url)
+    for turn in range(1, 4):
+        speaker.say(f"turn {turn}")
+        speaker.ask(GEMINI)
+        assert len(speaker.calls) == 2
+        speaker.give_results()
+        speaker.ask(GEMINI)
+        assert count_signed_calls(simulator) == turn
+
+
+@pytest.mark.parametrize("speaks", SPEAKERS)
+def test_the_model_may_change_in_every_turn(
+    gateway: Gateway, simulator: Simulator, speaks: type[Speaker]
+) -> None:
+    speaker = speaks(gateway.url)
+    for model in (CLAUDE, GEMINI, OTHER, CLAUDE, GEMINI):
+        speaker.say(f"now {model}")
+        speaker.ask(model)
+        assert len(speaker.calls) == 2
+        speaker.give_results()
+        speaker.ask(model)
+    assert count_signed_calls(simulator) == 2
+    speaker.say("again")
+    speaker.ask(CLAUDE)
+    assert count_thoughts(simulator) >= 2
+    sent = [call["body"] for call in simulator.list_calls()]
+    assert len(sent) == 11 and TAG not in str(sent)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(CLAUDE, OTHER), (GEMINI, OTHER), (CLAUDE, STAND_IN), (GEMINI, SILENT)]
+)
+@pytest.mark.parametrize("speaks", SPEAKERS)
+def test_the_model_may_change_between_a_call_and_its_result(
+    gateway: Gateway, simulator: Simulator, speaks: type[Speaker], first: str, second: str
+) -> None:
+    speaker = speaks(gateway.url)
+    speaker.say("go")
+    speaker.ask(first)
+    speaker.give_results()
+            "a request that is Claude's own goes to it as it is: thinking is asked for, and nobody thought"
+        )
+    speaker.ask(second)
+    assert TAG not in str([call["body"] for call in simulator.list_calls()])
+
+
+def test_foreign_reasoning_in_a_request_of_the_same_wire_stays_here(
+    gateway: Gateway, simulator: Simulator
+) -> None:
+    speaker = MessagesSpeaker(gateway.url)
+    speaker.say("hi")
+    speaker.ask(GEMINI)
+    speaker.history[-1]["content"].insert(0, {"type": "thinking", "thinking": "", "signature": f"{TAG}AAAA"})
+    speaker.give_results()
+    speaker.ask(SILENT)
+    assert count_thoughts(simulator) == 0 and TAG not in str(find_last_body(simulator, "/messages"))
+    assert "/messages/*/content/*" in speaker.loss
+
+
+def test_a_stream_carries_state_as_a_plain_answer_does(gateway: Gateway, simulator: Simulator) -> None:
+    speaker = MessagesSpeaker(gateway.url)
+    client = anthropic.Anthropic(api_key=ADMIN_KEY, base_url=gateway.url, max_retries=0)
+    for model in (GEMINI, CLAUDE, GEMINI):
+        speaker.say("go")
+        for _ in range(2):
+            with client.messages.stream(**speaker.body(model)) as stream:
+                speaker.take(stream.get_final_message().model_dump(exclude_none=True, mode="json"))
+            if speaker.calls:
+                speaker.give_results()
+    assert count_signed_calls(simulator) == 2 and count_thoughts(simulator) == 1
+
+
+def test_a_streamed_chat_has_its_state_put_back(gateway: Gateway, simulator: Simulator) -> None:
+    speaker = ChatSpeaker(gateway.url)
+    client = openai.OpenAI(api_key=ADMIN_KEY, base_url=f"{gateway.url}/v1", max_retries=0)
+    for model in (CLAUDE, GEMINI):
+        speaker.say("go")
+        for _ in range(2):
+            with client.chat.completions.stream(**speaker.body(model)) as stream:
+                message: Any = stream.get_final_completion().model_dump(mode="json")
+            speaker.take(message)
+            speaker.give_results()
+    assert count_thoughts(simulator) == 1 and count_signed_calls(simulator) == 1
+
+
+def test_what_is_kept_survives_a_kill_and_is_known_to_every_worker(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    folder = write_config(tmp_path, simulator.url)
+    speaker = ChatSpeaker("")
+    first = Gateway(folder, workers=2)
+    with running(first):
+        speaker.url = first.url
+        speaker.say("go")
+        speaker.ask(CLAUDE)
+        speaker.give_results()
+        history = list(speaker.history)
+        for _ in range(8):  # each on a new connection: one worker or the other
+            speaker.history = list(history)
+            speaker.ask(CLAUDE)
+            assert count_thoughts(simulator) == 1
+    again = Gateway(folder)
+    with running(again):
+        speaker.url, speaker.history = again.url, list(history)
+        speaker.ask(CLAUDE)
+        assert count_thoughts(simulator) == 1
+        shown = httpx.get(f"{again.url}/metrics").text
+        assert 'gatewayz_provider_state_total{outcome="read"} 1' in shown
