@@ -153,8 +153,6 @@ def test_the_model_may_change_between_a_call_and_its_result(
     speaker.say("go")
     speaker.ask(first)
     speaker.give_results()
-            "a request that is Claude's own goes to it as it is: thinking is asked for, and nobody thought"
-        )
     speaker.ask(second)
     assert TAG not in str([call["body"] for call in simulator.list_calls()])
 
