@@ -56,7 +56,7 @@ class EventLook:
         seen.text = text if isinstance(text, str) else ""
         seen.thought = bool(_find(doc, self.thoughts, name))
         seen.carries = bool(_find(doc, self.carries, name))
-        seen.last = name in self.ends
+        seen.last = isinstance(name, str) and name in self.ends
         if seen.last or _find(doc, self.finish, name):
             seen.finished.append(0)
         seen.usage = next(

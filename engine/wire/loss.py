@@ -93,7 +93,6 @@ def _lost_source(part: Mapping[str, Any], media: Media) -> str | None:
     given = [source for source in SOURCES if part.get(source) is not None] if taken is not None else []
     if taken is None or not given or not taken.isdisjoint(given):
         return None
-    url = part.get("url")
-    return (
-        None if isinstance(url, str) and url.startswith(tuple(s for s in taken if "://" in s)) else given[0]
-    )
+    said = {"url": str(part.get("url") or ""), "data": f"data:{part.get('media_type') or ''}"}
+    beginnings = tuple(source for source in taken if ":" in source)
+    return None if any(said.get(name, "").startswith(beginnings) for name in given) else given[0]

@@ -82,3 +82,42 @@ def test_what_cannot_be_found_keeps_its_own_name() -> None:
         "/seed",
         "/turns/*/parts/*/video",
     )
+
+
+def test_what_a_dialect_does_not_take_is_left_out_and_told_by_its_own_source() -> None:
+    said = say(
+        {"type": "image_url", "image_url": {"url": "https://images.example/1.png"}},
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}},
+    )
+    chat, target = (
+        load_format("openai-chat").read_request({"model": "m", **said}),
+        load_format("bedrock-converse"),
+    )
+    lost = target.find_loss(chat)
+    assert lost == ["turns/*/parts/*/image/url"]
+    assert lose("openai-chat", lost, said) == ("/messages/*/content/*/image_url",)
+    sent = target.write_request(chat, {"model": "m", "traits": target.traits})
+    assert [list(block) for message in sent["messages"] for block in message["content"]] == [
+        ["text"],
+        ["image"],
+    ]
+
+
+def test_a_picture_in_a_tool_s_result_is_left_out_and_the_result_stays() -> None:
+    picture = {"type": "image", "source": {"type": "url", "url": "https://images.example/1.png"}}
+    result = {
+        "type": "tool_result",
+        "tool_use_id": "c1",
+        "content": [{"type": "text", "text": "see"}, picture],
+    }
+    call = {"type": "tool_use", "id": "c1", "name": "look", "input": {}}
+    messages = [{"role": "assistant", "content": [call]}, {"role": "user", "content": [result]}]
+    chat = load_format("anthropic-messages").read_request(
+        {"model": "m", "max_tokens": 9, "messages": messages}
+    )
+    target = load_format("bedrock-converse")
+    assert target.find_loss(chat) == ["turns/*/parts/*/image/url"]
+    sent = target.write_request(chat, {"model": "m", "traits": target.traits})
+    assert sent["messages"][-1]["content"] == [
+        {"toolResult": {"toolUseId": "c1", "content": [{"text": "see"}]}}
+    ]

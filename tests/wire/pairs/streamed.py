@@ -24,13 +24,21 @@ from tests.wire.pairs.answered import (
 
 def stream(dialect: str, *, calls: bool) -> list[bytes]:
     """The frames of the same answer as a stream."""
-    pieces = _STREAMS[dialect](calls)
+    frames = [write_event(dialect, event) for event in list_events(dialect, calls=calls)]
+    return [*frames, b"data: [DONE]\n\n"] if dialect == "openai-chat" else frames
+
+
+def list_events(dialect: str, *, calls: bool) -> list[Any]:
+    events: list[Any] = _STREAMS[dialect](calls)
+    return events
+
+
+def write_event(dialect: str, event: Any) -> bytes:
+    """The frame of an event, in the framing of the dialect."""
     if dialect == "bedrock-converse":
-        return [write_message(piece) for piece in pieces]
-    if dialect in ("openai-chat", "gemini"):
-        frames = [b"data: " + dumps(piece).encode() + b"\n\n" for piece in pieces]
-        return [*frames, b"data: [DONE]\n\n"] if dialect == "openai-chat" else frames
-    return [f"event: {p['type']}\ndata: {dumps(p)}\n\n".encode() for p in pieces]
+        return write_message(event)
+    name = f"event: {event['type']}\n" if "type" in event and dialect not in ("openai-chat", "gemini") else ""
+    return f"{name}data: {dumps(event)}\n\n".encode()
 
 
 def write_message(event: dict[str, Any], *, exception: bool = False) -> bytes:
