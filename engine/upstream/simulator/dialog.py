@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from engine.upstream.simulator.jobs import Job
 from engine.upstream.simulator.names import Script
 from engine.upstream.simulator.text import count_words, mix
 
@@ -189,6 +190,8 @@ class Written:
     """Tokens before the first tool call, and the pieces of its arguments."""
     media: bytes = JSON
     status: int = 200
+    job: Job | None = None
+    """What goes on after the answer, to be looked at later."""
 
 
 def parse_json(body: bytes, _media: str) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 
 from engine.upstream.simulator.book import Book, Seen
-from engine.upstream.simulator.dialog import Ask, Refused, Ticket, Wire
+from engine.upstream.simulator.dialog import Ask, Refused, Ticket, Wire, Written
 from engine.upstream.simulator.errors import find_refusal, make_refusal
+from engine.upstream.simulator.jobs import Jobs
 from engine.upstream.simulator.names import BEHAVIOURS, PREFIX, NameRefused, Script, list_names, parse_name
-from engine.upstream.simulator.routes import CHAT, Route, find_route
+from engine.upstream.simulator.routes import CHAT, Look, Route, find_look, find_route
 from engine.upstream.simulator.staging import (
     Reply,
     stage_document,
@@ -51,6 +52,7 @@ class House:
     """The simulator without its sockets."""
 
     book: Book = field(default_factory=Book)
+    jobs: Jobs = field(default_factory=Jobs)
     _run: str = field(default_factory=lambda: secrets.token_hex(6))
 
     def answer(self, request: Request, now: float, wall: float) -> tuple[Reply, Seen | None]:
@@ -61,9 +63,10 @@ class House:
         number = f"{self._run}{self.book.seen:016x}"
         ticket = Ticket(number, int(wall), request.header(b"host"), request.keep_alive, request.http_1_0)
         seen = self._note(request, now, wall)
-        route = find_route(request.path, request.query)
+        route, look = find_route(request.path, request.query), find_look(request.path)
         try:
-            reply = self._route(request, route, ticket, seen)
+            reply = self._look_at(look, ticket, now) if look else None
+            reply = reply or self._route(request, route, ticket, seen)
         except Refused as refused:
             reply = stage_refusal(refused, route.wire if route else CHAT, ticket)
         seen.status = reply.status
@@ -118,7 +121,20 @@ class House:
             pretended = make_refusal(500)
             pretended.status = 200
             return stage_refusal(pretended, wire, ticket, script)
-        return _stage_answer(wire, ask, script, ticket)
+        written = wire.write(ask, script, ticket)
+        if written.job is not None:
+            self.jobs.begin(written.job, seen.began)
+        return _stage_answer(route.wire, ask, script, ticket, written)
+
+    def _look_at(self, look: Look, ticket: Ticket, now: float) -> Reply:
+        """How far a piece of work is; to ask for its end ends it."""
+        number, what, show = look
+        job = self.jobs.kept.get(number)
+        if job is None:
+            return stage_document({"detail": "Request not found"}, ticket, status=404)
+        status, document = show(job, job.stage(now), what)
+        job.cancelled = job.cancelled or (what == "/cancel" and job.stage(now) in ("waiting", "running"))
+        return stage_document(document, ticket, status=status)
 
     def _find_outage(self, script: Script, seen: Seen) -> Refused | None:
         down = "down" in script.parts and self.book.is_down(seen, script.parts["down"])
@@ -179,8 +195,7 @@ def _answer_early(request: Request, wire: Wire, ticket: Ticket) -> Reply:
     return stage_refusal(make_refusal(script.status or 413), wire, ticket, script)
 
 
-def _stage_answer(wire: Wire, ask: Ask, script: Script, ticket: Ticket) -> Reply:
-    written = wire.write(ask, script, ticket)
+def _stage_answer(wire: Wire, ask: Ask, script: Script, ticket: Ticket, written: Written) -> Reply:
     if ask.stream and "no-stream" not in script.parts:
         return stage_stream(script, wire, written, ticket)
     return stage_plain(script, written, ticket, written.plain())

@@ -88,6 +88,7 @@ PACE = (
               "slow-first-token@20s"),
     Behaviour("slow", "a plain answer takes this long; a stream spreads its tokens over it", "seconds", 90,
               "slow@90s"),
+    Behaviour("work", "what a queue or a prediction is asked for takes this long", "seconds", 0.15, "work@2s"),
 )  # fmt: skip
 REFUSALS = (
     *(

@@ -1,13 +1,14 @@
 """Which wire is spoken at which path. A path may stand behind any prefix, so that every base URL can be played."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
 from engine.upstream.simulator import chat, completions, embeddings
 from engine.upstream.simulator.dialog import Wire
+from engine.upstream.simulator.jobs import Job
 from engine.upstream.simulator.wires import (
     audio,
     cohere,
@@ -18,6 +19,7 @@ from engine.upstream.simulator.wires import (
     messages,
     moderations,
     ollama,
+    queues,
     ranking,
     responses,
 )
@@ -76,9 +78,31 @@ ROUTES = (
     _at("/images/edits", images.EDITS),
     _at("/audio/speech", audio.SPEECH),
     _at("/audio/(?:transcriptions|translations)", audio.TRANSCRIPTS),
+    _at("/queue/{model}", queues.FAL_QUEUE),
+    _at("/fal/{model}", queues.FAL),
+    _at("/models/{model}/predictions", queues.REPLICATE),
+    _at("/predictions", queues.REPLICATE),
     _at("/moderations", moderations.WIRE),
     _at("/embeddings", embeddings.WIRE),
 )
+
+
+_LOOKS = (
+    (re.compile("/queue/.+/requests/(?P<id>[^/]+)(?P<what>/status|/cancel|)$"), queues.show_fal),
+    (re.compile("/predictions/(?P<id>[^/]+)(?P<what>/cancel|)$"), queues.show_replicate),
+)
+
+
+Look = tuple[str, str, Callable[[Job, str, str], tuple[int, dict[str, Any]]]]
+
+
+def find_look(path: str) -> Look | None:
+    """The work that a path looks at, what of it, and how that is shown."""
+    for pattern, show in _LOOKS:
+        found = pattern.search(path)
+        if found is not None:
+            return found["id"], found["what"], show
+    return None
 
 
 def find_route(path: str, query: str) -> Route | None:

@@ -4,7 +4,6 @@ Pure: no socket, no clock. The order of the layers is that of the wire: events, 
 chunks, the cutting of writes.
 """
 
-import re
 import zlib
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -15,17 +14,14 @@ from typing import Any
 
 import orjson
 
-from engine.upstream.simulator.dialog import END, FINISH, JSON, TOKEN, Event, Refused, Ticket, Wire, Written
-from engine.upstream.simulator.errors import make_refusal, write_page
+from engine.upstream.simulator.dialog import JSON, TOKEN, Event, Refused, Ticket, Wire, Written
+from engine.upstream.simulator.errors import write_page
+from engine.upstream.simulator.mischief import BARE, BREAK, script_events
 from engine.upstream.simulator.names import ENDLESS, Script
 
 Step = tuple[float, bytes, int]
 """Seconds to wait, what to send then, and how many tokens are in it."""
 
-_DONE, _EXTRA, _BREAK, _BARE = "done", "extra", "break", "bare"
-_INDEX = re.compile(
-    rb',"(?:index|contentBlockIndex|output_index)":\d+|"(?:index|contentBlockIndex|output_index)":\d+,'
-)
 FLUSH_S = 0.02
 """Before a reset: what was written must have left, or the reset would take it back."""
 
@@ -88,11 +84,11 @@ def stage_refusal(refused: Refused, wire: Wire, ticket: Ticket, script: Script |
     return Reply(status, steps, Ending.KEEP if ticket.keep_alive else Ending.CLOSE)
 
 
-def stage_document(document: Any, ticket: Ticket, media: bytes = JSON) -> Reply:
+def stage_document(document: Any, ticket: Ticket, media: bytes = JSON, status: int = 200) -> Reply:
     """A plain answer that no script touches: bytes as they are, everything else as JSON."""
     body = document if isinstance(document, bytes) else orjson.dumps(document)
-    steps: Iterator[Step] = iter(((0.0, _write_head(200, ticket, media, len(body)) + body, 0),))
-    return Reply(200, steps, Ending.KEEP if ticket.keep_alive else Ending.CLOSE)
+    steps: Iterator[Step] = iter(((0.0, _write_head(status, ticket, media, len(body)) + body, 0),))
+    return Reply(status, steps, Ending.KEEP if ticket.keep_alive else Ending.CLOSE)
 
 
 def stage_plain(script: Script, written: Written, ticket: Ticket, body: bytes) -> Reply:
@@ -132,7 +128,7 @@ def stage_stream(script: Script, wire: Wire, written: Written, ticket: Ticket) -
     head = _write_head(200, ticket, _name_charset(script, wire.media), None, more)
     if "1xx" in parts:
         head = _INTERIM + head
-    steps = _Pacer(script, wire, written).frame(_script_events(script, wire, written))
+    steps = _Pacer(script, wire, written).frame(script_events(script, wire, written))
     if "gzip" in parts:
         steps = _compress_steps(steps)
     if chunked and script.breaks == "cut-in-chunk":
@@ -211,10 +207,10 @@ class _Pacer:
                     pause = yield from self._give_signs(pause)
                 yield pause, write(payload, line, first), 1
                 pause = between
-            elif kind == _BREAK:
+            elif kind == BREAK:
                 yield from self._break_off(write(payload, line, first))
             else:
-                yield 0.0, payload + line if kind == _BARE else write(payload, line, first), 0
+                yield 0.0, payload + line if kind == BARE else write(payload, line, first), 0
             first = False
 
     def _break_off(self, event: bytes) -> Iterator[Step]:
@@ -229,89 +225,6 @@ class _Pacer:
             yield self._comment_every, self._comment, 0
             pause -= self._comment_every
         return pause
-
-
-def _script_events(script: Script, wire: Wire, written: Written) -> Iterator[Event]:
-    """The answer's events with what the script adds and takes away."""
-    parts, events = script.parts, _change_events(script, wire, written.events())
-    if "bad-event" in parts:
-        events = _spoil_event(events, parts["bad-event"])
-    write_error = wire.write_stream_error or wire.write_error
-    if "error-in-stream" in parts:
-        events = _put_error(events, parts["error-in-stream"], (_EXTRA, write_error(make_refusal(500))))
-    if "bare-error" in parts:
-        events = _put_error(events, parts["bare-error"], (_BARE, wire.write_error(make_refusal(500))))
-    if wire.done and "no-done" not in parts and "no-done-open" not in parts:
-        events = chain(events, ((_DONE, wire.done),))
-    if script.breaks == "cut-in-tool-arguments":
-        events = _break_events(events, _find_middle_of_arguments(written))
-    elif script.breaks:
-        events = _break_events(events, parts[script.breaks])
-    return events
-
-
-def _change_events(script: Script, wire: Wire, events: Iterator[Event]) -> Iterator[Event]:
-    """What is wrong with the events themselves."""
-    parts = script.parts
-    if "no-done" in parts or "no-done-open" in parts:
-        events = (event for event in events if event[0] != END)
-    if "no-index" in parts:
-        events = ((kind, _INDEX.sub(b"", payload)) for kind, payload in events)
-    if "start-twice" in parts:
-        events = _repeat_first(events)
-    if "empty-choices" in parts and wire.blank:
-        events = chain(((_EXTRA, wire.blank),), events)
-    return events
-
-
-def _repeat_first(events: Iterator[Event]) -> Iterator[Event]:
-    for event in events:
-        yield _EXTRA, event[1]
-        yield event
-        break
-    yield from events
-
-
-def _find_middle_of_arguments(written: Written) -> int:
-    """The middle of the first call's fragments; of the text, when nothing is called."""
-    before, fragments = written.first_call
-    return before + 1 + fragments // 2 if fragments else written.tokens // 2
-
-
-def _is_due(kind: str, sent: int, at: float) -> bool:
-    """Whether the place after `at` tokens has come; a place beyond the last token comes before the finish."""
-    return kind == FINISH or (kind == TOKEN and sent >= at)
-
-
-def _spoil_event(events: Iterator[Event], at: float) -> Iterator[Event]:
-    """One more event, which is not JSON, so that the rest is still the whole answer."""
-    sent, spoiled = 0, False
-    for kind, payload in events:
-        if not spoiled and _is_due(kind, sent, at):
-            spoiled = True
-            yield _EXTRA, payload[: len(payload) * 2 // 3]
-        yield kind, payload
-        sent += kind == TOKEN
-
-
-def _put_error(events: Iterator[Event], at: float, error: Event) -> Iterator[Event]:
-    sent = 0
-    for kind, payload in events:
-        if at == 0 or _is_due(kind, sent, at):
-            yield error
-            return
-        yield kind, payload
-        sent += kind == TOKEN
-
-
-def _break_events(events: Iterator[Event], at: float) -> Iterator[Event]:
-    sent = 0
-    for kind, payload in events:
-        if _is_due(kind, sent, at):
-            yield _BREAK, payload
-            return
-        yield kind, payload
-        sent += kind == TOKEN
 
 
 def _chunk_steps(steps: Iterator[Step], *, ends: bool) -> Iterator[Step]:

@@ -101,8 +101,8 @@ def read_contents(body: Body, prompt: Prompt, *, needs_signature: bool = False) 
     if not contents:
         raise Refused(400, "* GenerateContentRequest.contents: contents is not specified\n")
     calls = 0
+    contents = _join_pieces(contents)
     for number, content in enumerate(contents):
-        content = take_object(content, f"contents[{number}]")
         if content.get("role", "user") not in ("user", "model", "function"):
             raise Refused(400, "Please use a valid role: user, model.")
         parts = take_list(content, "parts")
@@ -114,6 +114,19 @@ def read_contents(body: Body, prompt: Prompt, *, needs_signature: bool = False) 
         for part in parts:
             _read_part(part, prompt)
         calls = sum("functionCall" in part for part in parts)
+
+
+def _join_pieces(contents: list[Any]) -> list[dict[str, Any]]:
+    """What the model said is one turn, however many contents of a stream it comes back in."""
+    joined: list[dict[str, Any]] = []
+    for number, content in enumerate(contents):
+        content = take_object(content, f"contents[{number}]")
+        if joined and content.get("role") == joined[-1].get("role") == "model":
+            parts = [*take_list(joined[-1], "parts"), *take_list(content, "parts")]
+            joined[-1] = {**joined[-1], "parts": parts}
+        else:
+            joined.append(content)
+    return joined
 
 
 def _is_said(content: Any) -> bool:
