@@ -99,15 +99,18 @@ def measure_usage(call: Call, reader: AnswerReader | None) -> Usage | None:
     return replace(usage, units={**asked, **usage.units}) if asked else usage
 
 
+_PROMPTS = frozenset(("instructions", "prompt", "input", "texts", "query", "documents"))
+
+
 def estimate_input_tokens(request: dict[str, Any]) -> int:
     """Tokens of a request's texts at four characters each; an image counts as a thousand."""
     characters = 0
     messages = request.get("messages")
     for message in messages if isinstance(messages, list) else ():
         content = message.get("content") if isinstance(message, dict) else None
-        characters += _count_characters(content)
-    for name in ("instructions", "prompt", "input", "texts", "query", "documents"):
-        value = request.get(name)
+        characters += len(content) if isinstance(content, str) else _count_characters(content)
+    for name in _PROMPTS & request.keys():
+        value = request[name]
         if isinstance(value, list) and value and isinstance(value[0], int):
             characters += 4 * len(value)
         else:

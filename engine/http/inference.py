@@ -29,6 +29,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 DISCONNECT = "gatewayz.disconnect"
+READY_HEAD = "gatewayz.ready_head"
 DRAIN_S = 60.0
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 _MAX_TAGS = 20
@@ -112,7 +113,7 @@ class InferenceDoors:
             client_ip=client[0] if client else "",
             named_model=visit.model,
         )
-        reply = Reply(send, call)
+        reply = Reply(send, call, ready_head=READY_HEAD in scope.get("extensions", ()))
         task = asyncio.current_task()
         assert task is not None
         self._open_calls.add(call, task)

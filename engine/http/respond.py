@@ -38,6 +38,7 @@ class Reply:
         "_keepalive_s",
         "_last_sent",
         "_loop",
+        "_ready_head",
         "_send",
         "_sign",
         "ended",
@@ -45,9 +46,11 @@ class Reply:
         "started",
     )
 
-    def __init__(self, send: Send, call: Call) -> None:
+    def __init__(self, send: Send, call: Call, *, ready_head: bool = False) -> None:
+        """`ready_head`: the server takes a head in one piece (serve/cycle.py)."""
         self._send = send
         self._call = call
+        self._ready_head = ready_head
         self._framing = make_reframing(call.door)
         self._loop = asyncio.get_running_loop()
         self._keepalive: asyncio.TimerHandle | None = None
@@ -77,7 +80,7 @@ class Reply:
         if self._sign is not None:
             await self._sign
         if not self.started:
-            await self._start(200, _stream_headers(self._call))
+            await self._begin(_stream_headers(self._call), None)
         self._last_sent = self._loop.time()
         if self._framing is not None:
             data = self._framing.feed(data)
@@ -93,9 +96,9 @@ class Reply:
             await self._sign
         if not self.started:
             if self._call.stream:
-                await self._start(200, _stream_headers(self._call))
+                await self._begin(_stream_headers(self._call), None)
             else:
-                await self._start(200, _plain_headers(len(tail), cost_usd))
+                await self._begin([_JSON, (b"x-cost-usd", cost_usd.encode())], len(tail))
         if self._framing is not None and self._call.stream:
             tail = self._framing.close(tail)
         await self._send({"type": "http.response.body", "body": tail, "more_body": False})
@@ -120,6 +123,29 @@ class Reply:
             head = [_JSON, (b"content-length", b"%d" % len(body)), *error_headers(error)]
             await self._start(error.status, head + write_error_headers(format, error, call.request_id))
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def _begin(self, headers: Headers, length: int | None) -> None:
+        """The head of a good answer. Most of it is the same for every call of a model: kept as bytes."""
+        call = self._call
+        if not self._ready_head:
+            sized = headers if length is None else [*headers, (b"content-length", b"%d" % length)]
+            await self._start(200, sized)
+            return
+        self.started, call.http_status = True, 200
+        if call.loss or not call.attempts or call.door.format.client.request_id_header:
+            told = b"".join([b"%b: %b\r\n" % pair for pair in self._call_headers()])
+        else:
+            last = call.attempts[-1]
+            facts = (
+                call.requested_model,
+                last.provider,
+                last.model,
+                len(call.attempts),
+                call.snapshot.version,
+            )
+            told = b"x-request-id: %b\r\n%b" % (call.request_id.encode(), _write_facts(*facts))
+        head = b"".join([b"%b: %b\r\n" % pair for pair in headers + self._extra]) + told
+        await self._send({"type": "http.response.start", "status": 200, "head": head, "length": length})
 
     async def _start(self, status: int, headers: Headers) -> None:
         self.started = True
@@ -181,16 +207,27 @@ def _stream_headers(call: Call) -> Headers:
     return [(b"content-type", call.answer_type)] if call.answer_type else call.door.stream_head
 
 
-def _plain_headers(length: int, cost_usd: str) -> Headers:
-    return [_JSON, (b"content-length", b"%d" % length), (b"x-cost-usd", cost_usd.encode())]
-
-
 def error_headers(error: GatewayError) -> Headers:
     """What an error adds to its headers: when to come back, and the limits that were reached."""
     headers = [(name.encode(), value.encode()) for name, value in getattr(error, "headers", {}).items()]
     if error.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % max(-(-error.retry_after_s // 1), 1)))
     return headers
+
+
+@lru_cache(4096)
+def _write_facts(requested: str, provider: str, model: str, attempts: int, revision: str) -> bytes:
+    """The lines that tell what answered. Every value is header-safe."""
+    return (
+        b"x-requested-model: %b\r\nx-provider: %b\r\nx-model: %b\r\nx-attempts: %d\r\nx-config-revision: %b\r\n"
+        % (
+            _header_text(requested),
+            _header_text(provider),
+            _header_text(model),
+            attempts,
+            _header_text(revision[:12]),
+        )
+    )
 
 
 @lru_cache(4096)

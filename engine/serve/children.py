@@ -68,7 +68,7 @@ async def await_death(process: subprocess.Popen[bytes]) -> int:
     """The exit code, whenever it comes. Costs nothing meanwhile where the system has process descriptors."""
     if process.poll() is None and hasattr(os, "pidfd_open"):
         await _await_descriptor(os.pidfd_open(process.pid))
-    while process.poll() is None:
+    while process.poll() is None:  # noqa: ASYNC110 - where there are no process descriptors, nobody tells
         await asyncio.sleep(DEATH_POLL_S)
     return process.returncode
 

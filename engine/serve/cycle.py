@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 DISCONNECT = "gatewayz.disconnect"
 """The ASGI extension whose value is the cycle: `subscribe(callback)`, `unsubscribe()` and the fact `gone`."""
+READY_HEAD = "gatewayz.ready_head"
+"""The ASGI extension that takes `http.response.start` with a ready `head` (lines that end in CRLF, without those of
+`FRAMING_HEADERS` and of other servers' concern) and a `length` (None: not known) in place of `headers`."""
 
 
 FRAMING_HEADERS = frozenset((b"content-length", b"transfer-encoding", b"connection"))
@@ -125,6 +128,10 @@ class Cycle(RequestResponseCycle):
         if self.more_body:
             # An answer before the whole request: what is still on its way is discarded, not parsed.
             self.keep_alive = False
+        head = message.get("head")
+        if head is not None:
+            self._begin_with(status, head, message["length"])
+            return
         lines: list[bytes] = [STATUS_LINE[status]]
         closes = False
         headers = message.get("headers", ())
@@ -146,6 +153,21 @@ class Cycle(RequestResponseCycle):
         self.waiting_for_100_continue = False
         # Written together with the first of the body: one system call instead of two.
         self._head = block + b"\r\n"
+
+    def _begin_with(self, status: int, head: bytes, length: int | None) -> None:
+        """Status and a ready head; how the body is framed is said here."""
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        closing = b"" if self.keep_alive else b"connection: close\r\n"
+        if length is not None:
+            self.chunked_encoding, self.expected_content_length = False, length
+            framing = b"content-length: %d\r\n" % length
+        elif self._may_chunk(status):
+            self.chunked_encoding = True
+            framing = b"transfer-encoding: chunked\r\n"
+        else:
+            framing = b""
+        self._head = b"%b%b%b%b\r\n" % (STATUS_LINE[status], head, framing, closing)
 
     def _note_framing(self, name: bytes, value: bytes) -> bool:
         """A header that says how the body is framed or whether the connection goes on; True when it closes it."""

@@ -17,7 +17,7 @@ import orjson
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from engine.serve.cycle import DISCONNECT, Cycle
+from engine.serve.cycle import DISCONNECT, READY_HEAD, Cycle
 
 if TYPE_CHECKING:
     from collections import deque
@@ -211,7 +211,7 @@ class GatewayProtocol(HttpToolsProtocol):
             expect_100_continue=self.expect_100_continue,
             keep_alive=version == "1.1" and parser.should_keep_alive() and not self.parting and not upgrades,
         )
-        scope["extensions"] = {DISCONNECT: cycle}
+        scope["extensions"] = {DISCONNECT: cycle, READY_HEAD: True}
         self.newest = self.cycle = cycle
         self.phase = BODY
         self.progress_at = self.began_at

@@ -48,6 +48,28 @@ def make_reply(*, stream: bool) -> tuple[Reply, Wire, Call]:
     return Reply(wire.send, call), wire, call
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_head_in_one_piece_says_what_the_headers_say(stream: bool) -> None:
+    heads = []
+    for ready in (True, False):
+        _, wire, call = make_reply(stream=stream)
+        reply = Reply(wire.send, call, ready_head=ready)
+        call.requested_model = "m\r\nx-evil: 1"
+        call.attempts.append(Attempt("p", "x", "p#0", 0))
+        reply.add_headers([(b"x-ratelimit-limit-requests", b"5")])
+        await reply.finish(b'{"a":1}', "0.000012")
+        start = wire.messages[0]
+        if ready:
+            lines = [line.split(b": ", 1) for line in start["head"].split(b"\r\n")[:-1]]
+            length = start["length"]
+            heads.append({name: value for name, value in lines})
+            heads[0] |= {} if length is None else {b"content-length": b"%d" % length}
+        else:
+            heads.append(dict(start["headers"]))
+    assert heads[0] == heads[1]
+    assert b"x-evil" not in heads[0]
+
+
 async def test_a_plain_answer_goes_out_whole_with_its_cost() -> None:
     reply, wire, call = make_reply(stream=False)
     call.requested_model = "m"
