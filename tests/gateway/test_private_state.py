@@ -3,6 +3,10 @@
 The simulator knows its own signatures again and refuses others, as the providers do.
 """
 
+import os
+import re
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,7 @@ import openai
 import pytest
 
 from tests.gateway.speakers import SPEAKERS, ChatSpeaker, MessagesSpeaker, Speaker
+from tests.gateway.test_routing import create_key
 from tests.harness import ADMIN_KEY, Gateway, Simulator, running, write_files
 
 PROVIDER = """
@@ -196,6 +201,30 @@ def test_a_streamed_chat_has_its_state_put_back(gateway: Gateway, simulator: Sim
     assert count_thoughts(simulator) == 1 and count_signed_calls(simulator) == 1
 
 
+def test_another_key_never_gets_what_was_kept(gateway: Gateway, simulator: Simulator) -> None:
+    speaker = ChatSpeaker(gateway.url, create_key(gateway, "--role", "admin"))
+    speaker.say("what only this key has said")  # the simulator gives the same call the same id
+    speaker.ask(SILENT)
+    speaker.give_results()
+    history = list(speaker.history)
+    speaker.ask(SILENT)
+    assert count_thoughts(simulator) == 1
+    speaker.key, speaker.history = ADMIN_KEY, history
+    speaker.ask(SILENT)
+    assert count_thoughts(simulator) == 0
+
+
+def test_a_reload_forgets_nothing(gateway: Gateway, simulator: Simulator) -> None:
+    speaker = ChatSpeaker(gateway.url)
+    speaker.say("go")
+    speaker.ask(CLAUDE)
+    speaker.give_results()
+    with gateway.client() as client:
+        assert client.post("/admin/config/reload").status_code == 200
+    speaker.ask(CLAUDE)
+    assert count_thoughts(simulator) == 1
+
+
 def test_what_is_kept_survives_a_kill_and_is_known_to_every_worker(
     simulator: Simulator, tmp_path: Path
 ) -> None:
@@ -208,14 +237,29 @@ def test_what_is_kept_survives_a_kill_and_is_known_to_every_worker(
         speaker.ask(CLAUDE)
         speaker.give_results()
         history = list(speaker.history)
+        await_stored(first)
         for _ in range(8):  # each on a new connection: one worker or the other
             speaker.history = list(history)
             speaker.ask(CLAUDE)
             assert count_thoughts(simulator) == 1
+        os.killpg(first.process.pid, signal.SIGKILL)
+        first.process.wait()
     again = Gateway(folder)
     with running(again):
         speaker.url, speaker.history = again.url, list(history)
         speaker.ask(CLAUDE)
         assert count_thoughts(simulator) == 1
-        shown = httpx.get(f"{again.url}/metrics").text
-        assert 'gatewayz_provider_state_total{outcome="read"} 1' in shown
+        assert read_count(again, "read") == 1
+
+
+def read_count(gateway: Gateway, outcome: str) -> int:
+    shown = httpx.get(f"{gateway.url}/metrics").text
+    found = re.search(rf'gatewayz_provider_state_total\{{outcome="{outcome}"\}} (\d+)', shown)
+    return int(found[1]) if found else 0
+
+
+def await_stored(gateway: Gateway) -> None:
+    until = time.monotonic() + 5
+    while not read_count(gateway, "stored"):
+        assert time.monotonic() < until, "nothing was stored"
+        time.sleep(0.05)
