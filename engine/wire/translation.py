@@ -11,7 +11,8 @@ from typing import Any
 from engine.call import Call
 from engine.errors import InvalidRequest, UpstreamFailure
 from engine.wire.answers import find_failure
-from engine.wire.canonical import BlockAdded, BlockStarted, Event, Failed, Finished, UsageReported
+from engine.wire.canonical import BlockAdded, BlockEnded, BlockStarted, Event, Failed, Finished, UsageReported
+from engine.wire.expressions import TemplateFailed
 from engine.wire.formats import Format
 from engine.wire.frames import Frame, FramingBroke
 from engine.wire.json_text import parse_json, write_json
@@ -46,7 +47,7 @@ class Translation:
         chat, emptied = give_state_back(said, surface, format, facts, call.kept_state)
         lost = format.find_loss(chat) + [LOST_REASONING] * emptied
         self.loss = surface.point_at(lost, said, call.request) if lost else ()
-        self.body = format.write_request({**chat, "model": facts["model"]}, facts)
+        self.body = write_request(format, {**chat, "model": facts["model"]}, facts)
         if call.stream:
             self.body |= format.stream_flag
             if facts.get("asks_usage", True):
@@ -69,6 +70,14 @@ class Translation:
 def open_translation(call: Call, surface: Format, format: Format, facts: Mapping[str, Any]) -> Translation:
     """`facts` is the target as templates see it: model, limits, capabilities. Raises InvalidRequest."""
     return Translation(call, surface, format, facts)
+
+
+def write_request(format: Format, chat: Chat, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The body for the target. What its template stumbles over stands in the client's request."""
+    try:
+        return format.write_request(chat, facts)
+    except TemplateFailed as error:
+        raise InvalidRequest(f"the request cannot be written as {format.name}: {error}") from error
 
 
 def find_issuer(format: Format, facts: Mapping[str, Any]) -> str:
@@ -276,12 +285,13 @@ class TranslatedStream(_Translated):
 class TranslatedAnswer(_Translated):
     """A plain upstream answer, for a plain client or unfolded into a stream."""
 
-    __slots__ = ("_pieces", "_stream")
+    __slots__ = ("_events", "_pieces", "_stream")
 
     def __init__(self, surface: Format, format: Format, asked: Mapping[str, Any], *, stream: bool) -> None:
         super().__init__(surface, format, asked)
         self._pieces: list[bytes] = []
         self._stream = stream
+        self._events: list[Event] = []
 
     def feed(self, data: bytes) -> bytes:
         self._pieces.append(data)
@@ -298,8 +308,17 @@ class TranslatedAnswer(_Translated):
         for event in events:
             self._note(event)
         self.begun = self.ended = True
+        self._events = events
         self.tail = self._write(events)
         return b""
+
+    def list_pointers(self) -> list[dict[str, Any]]:
+        """The media of the answer that are addresses; `write_again` when somebody has changed them."""
+        blocks = (event.block for event in self._events if isinstance(event, BlockEnded))
+        return [block for block in blocks if block.get("url") and not block.get("data")]
+
+    def write_again(self) -> None:
+        self.tail = self._write(self._events)
 
     def finish(self) -> None:
         self.ended = True
