@@ -52,6 +52,12 @@ def list_traits(endpoints: Mapping[str, Endpoint]) -> list[str]:
     return list(dict.fromkeys(name for endpoint in endpoints.values() for name in endpoint.format.traits))
 
 
+def quote_path(model: str) -> str:
+    """A model's id as steps of a path. One with steps that lead elsewhere stays a single step."""
+    leads_away = any(step in ("", ".", "..") for step in model.split("/"))
+    return quote(model, safe=":@" if leads_away else ":@/")
+
+
 def find_unknown_traits(
     path: TreePath, traits: Mapping[str, Any], known: Sequence[str]
 ) -> Iterator[tuple[TreePath, str]]:
@@ -206,6 +212,7 @@ class ProviderBuilder:
             render(
                 {
                     "model": quote(target.model, safe=":@"),
+                    "model_path": quote_path(target.model),
                     "traits": {**traits, **target.traits},
                     "variables": variables,
                 }

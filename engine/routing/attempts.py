@@ -20,7 +20,7 @@ from engine.wire.look import Look
 from engine.wire.opaque import holds_tags
 from engine.wire.passing import PassedStream
 from engine.wire.rescue import CONTINUE, RescueStream, Resumption, read_identity
-from engine.wire.translation import Translation, open_translation
+from engine.wire.translation import TranslatedAnswer, Translation, open_translation
 
 
 class Relay(Protocol):
@@ -83,6 +83,8 @@ class Attempts:
             try:
                 reader = self._choose_reader(upstream, target, endpoint, rescue)
                 await self._relay.run(upstream, reader, attempt, clocks)
+                if self._translation is not None and call.operation == "images":
+                    await self._fetch_media(reader, target, credential)
             finally:
                 upstream.close()
         except UpstreamFailure as failure:
@@ -112,10 +114,21 @@ class Attempts:
             return send_form(exchange, call, target, endpoint, credential, clocks)
         body = self._render(target, endpoint, rescue)
         passed = call.passed_headers if self._translation is None else ()
-        if endpoint.format.answers and not call.stream:  # its bytes go out as they come
+        format = endpoint.format
+        if format.poll is not None:
+            return exchange.open_job(target, endpoint, credential, body, clocks, format.poll)
+        if format.answers and not call.stream:  # its bytes go out as they come
             clocks = replace(clocks, headers_s=clocks.answer_s)
             return exchange.open(target, endpoint, credential, body, clocks, stream=True, passed=passed)
         return exchange.open(target, endpoint, credential, body, clocks, stream=call.stream, passed=passed)
+
+    async def _fetch_media(self, reader: AnswerReader, target: Target, credential: Credential) -> None:
+        """Callers who want the images themselves do not get addresses."""
+        chat = self._call.chat or {}
+        if chat.get("media_form") == "data" and isinstance(reader, TranslatedAnswer):
+            if pointers := reader.list_pointers():
+                await self._exchange.fetch_parts(pointers, target, credential)
+                reader.write_again()
 
     def is_final(self) -> bool:
         """Nobody else can be asked: some of the request has gone without being kept."""

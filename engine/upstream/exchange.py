@@ -8,8 +8,8 @@ import math
 import time
 from base64 import b64encode
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -20,9 +20,12 @@ from engine.config.snapshot import Credential, Endpoint, Provider, SigningKey, T
 from engine.errors import InvalidRequest, UpstreamFailure
 from engine.secret import Secret
 from engine.upstream.auth.proofs import Proofs
+from engine.upstream.fetching import fetch_parts
+from engine.upstream.jobs import JobWaits
 from engine.upstream.pools import Upstreams
 from engine.upstream.reply import Origin, Reply, StreamedBody, write_head
 from engine.wire.fixes import ask_for_usage, continue_answer
+from engine.wire.jobs import JobPoll
 from engine.wire.splice import edit_members, may_name_twice
 
 MAX_ERROR_BYTES = 64 * 1024
@@ -71,6 +74,7 @@ class Exchange:
     def __init__(self, upstreams: Upstreams, now: Callable[[], float] = time.time) -> None:
         self._upstreams = upstreams
         self._proofs = Proofs(upstreams, now)
+        self._jobs = JobWaits()
         self._heads: OrderedDict[tuple[Any, ...], tuple[Origin, bytes]] = OrderedDict()
 
     def forget_heads(self) -> None:
@@ -79,6 +83,7 @@ class Exchange:
 
     async def close(self) -> None:
         """Give up what is under way beside the calls."""
+        await self._jobs.close()
         await self._proofs.close()
 
     async def open(
@@ -147,6 +152,53 @@ class Exchange:
             )
         return reply if 200 <= reply.status < 300 else await self._refuse(reply, target, endpoint, credential)
 
+    async def open_job(
+        self,
+        target: Target,
+        endpoint: Endpoint,
+        credential: Credential,
+        body: bytes,
+        clocks: Timeouts,
+        poll: JobPoll,
+    ) -> Reply:
+        """`open` where the answer is a job: returns its result."""
+        clocks = replace(clocks, headers_s=clocks.answer_s)
+        reply = await self.open(target, endpoint, credential, body, clocks, stream=True)
+        reply.set_clock("answer", clocks.answer_s)
+        origin, _ = render_head(target.provider, credential, "/")
+
+        async def ask(method: str, path: str) -> Reply:
+            head = write_head(
+                method,
+                origin,
+                add_query_key(path, target, credential),
+                render_headers(target.provider, credential).items(),
+            )
+            if credential.proof is not None:
+                head += await self._proofs.write_lines(
+                    head, b"", credential, allow_private=target.provider.allow_private
+                )
+            found = await self._upstreams.send(
+                origin, head, b"", connect_s=clocks.connect_s, answer_s=clocks.answer_s
+            )
+            return (
+                found
+                if 200 <= found.status < 300
+                else await self._refuse(found, target, endpoint, credential)
+            )
+
+        try:
+            return await self._jobs.follow(reply, poll, endpoint.format, origin, ask, clocks.answer_s)
+        finally:
+            reply.close()
+
+    async def fetch_parts(
+        self, parts: Iterable[dict[str, Any]], target: Target, credential: Credential
+    ) -> None:
+        """Put the bytes in place of the addresses of these parts. Raises UpstreamFailure."""
+        origin, _ = render_head(target.provider, credential, "/")
+        await fetch_parts(self._upstreams, parts, origin)
+
     async def _refuse(
         self, reply: Reply, target: Target, endpoint: Endpoint, credential: Credential
     ) -> Reply:
@@ -193,6 +245,14 @@ def render_head(
     return origin, write_head(
         "POST", origin, url_path, {**render_headers(provider, credential), **dict(passed)}.items()
     )
+
+
+def add_query_key(path: str, target: Target, credential: Credential) -> str:
+    """A path with the credential, for providers that want it there."""
+    auth = target.provider.auth
+    if auth.kind != "query":
+        return path
+    return f"{path}{'&' if '?' in path else '?'}{auth.header}={quote(credential.secret.reveal(), safe='')}"
 
 
 def render_headers(provider: Provider, credential: Credential) -> dict[str, str]:

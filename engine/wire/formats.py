@@ -18,6 +18,7 @@ from engine.wire.error_readings import ErrorReader
 from engine.wire.event_look import EventLook, compile_event_look
 from engine.wire.expressions import TemplateFailed
 from engine.wire.framing import FRAME_WRITERS, MEDIA_TYPES, SPLITTERS, Splitter
+from engine.wire.jobs import JobPoll, compile_poll
 from engine.wire.look import Look, compile_look
 from engine.wire.loss import SOURCES, find_lost_kinds, find_words, is_source, leave_out_media
 from engine.wire.operations import OPERATIONS
@@ -68,6 +69,7 @@ SECTIONS: Mapping[str, str] = {
     "look": "where same-wire traffic is read",
     "body": "form: clients send multipart/form-data, which is passed on as it arrives; default: json",
     "answers": "types of answers that are no JSON, as globs (audio/*): they are passed as they come",
+    "poll": "the request is taken as a job: status, state, done, failed, result, cancel, every_s, give_up_s",
     "usage": "where tokens and units are counted: from, counts, outside, asked",
     "errors": "where errors are: message, type, code, param, their kinds, and marks inside good answers",
     "tables": "named tables for the filters mapped, banded, renamed",
@@ -88,6 +90,7 @@ _NOT_SAID = frozenset(("dialect", "extra", "model", "stream", "stream_usage"))
 _MAPPINGS = (
     *(
         "media",
+        "poll",
         "siblings",
         "traits",
         "stream_flag",
@@ -142,6 +145,8 @@ class Format:
     usage_request: Mapping[str, Any]
     look: Look | EventLook | None
     takes_form: bool
+    poll: JobPoll | None
+    """How a job's result is waited for."""
     answers: tuple[str, ...]
     """Globs of media types: such answers are passed as they come."""
     reads: frozenset[str]
@@ -345,7 +350,7 @@ class _Compiler:
         tree, usage = self.tree, UsageReader(self.section("usage"), self.problems)
         errors = ErrorReader(self.section("errors"), self.problems)
         accepts = compile_accepts(self.section("accepts"), self.problems)
-        look, media = self.compile_look(), self.media()
+        look, media, poll = self.compile_look(), self.media(), compile_poll(self.section("poll"), self.problems)
         client = compile_client_side(tree, self.problems)
         templates = TemplateSet({**self.shared, **self.section("fragments")}, self.tables(), self.shelf)
         self.add_templates(templates)
@@ -371,6 +376,7 @@ class _Compiler:
             usage_request=self.section("ask_usage"),
             look=look,
             takes_form=self.takes_form(),
+            poll=poll,
             answers=self.answers(),
             reads=frozenset(name for root, name in templates.reads if root == "chat"),
             understands=frozenset(name for root, name in templates.reads if root == "body")
