@@ -15,6 +15,7 @@ import orjson
 from engine.wire.call_ids import derive_id, fit_id
 from engine.wire.call_order import order_results
 from engine.wire.openapi_schemas import read_openapi_schema, write_openapi_schema
+from engine.wire.pieces import join_texts
 from engine.wire.schemas import close_objects, inline_references, prune_schema
 from engine.wire.spellings import standard_base64
 from engine.wire.text_offsets import count_bytes_before
@@ -364,6 +365,7 @@ VERBS: Mapping[str, Callable[..., Any]] = {
     "pluck": pluck,
     "where": where,
     "where_not": where_not,
+    "joined_texts": join_texts,
     "lacking": lacking,
     "excluding": exclude,
     "runs": cut_into_runs,

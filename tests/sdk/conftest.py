@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from tests.harness import ADMIN_KEY, Gateway, Simulator, running, write_files
+from tests.sdk.wires import write_providers
 
 PROVIDER = """
 provider: up
@@ -72,6 +73,7 @@ def gateway(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> I
         "providers.d/down.yaml": DOWN,
         "policies.d/default.yaml": POLICY,
         "models.d/story.yaml": MODELS,
+        **write_providers(simulator.url),
     }
     started = Gateway(write_files(folder, files))
     with running(started):
