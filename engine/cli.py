@@ -1,40 +1,47 @@
-"""The command `gatewayz`: every room brings its own subcommands; this file only joins them."""
+"""The command `gatewayz`: every room brings its own subcommands; this file only joins them.
+
+A room is imported when its command is asked for: `serve` has to be ready soon, and needs none of the others.
+"""
 
 import argparse
+import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from engine import __version__
-from engine.catalog import commands as catalog_commands
-from engine.config import commands as config_commands
 from engine.errors import ConfigRefused
-from engine.routing import commands as routing_commands
-from engine.serve import commands as serve_commands
-from engine.storage import commands as storage_commands
-from engine.upstream.simulator import commands as simulator_commands
+
+ROOMS: Mapping[str, str] = {
+    "serve": "engine.serve.commands",
+    "check": "engine.config.commands",
+    "schema": "engine.config.commands",
+    "provider": "engine.config.commands",
+    "models": "engine.catalog.commands",
+    "explain": "engine.routing.commands",
+    "render": "engine.routing.commands",
+    "keys": "engine.storage.commands",
+    "migrate": "engine.storage.commands",
+    "simulate": "engine.upstream.simulator.commands",
+}
+"""Who brings each command."""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(rooms: Iterable[str] = tuple(ROOMS.values())) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gatewayz", description="One endpoint in front of every model provider."
     )
     parser.add_argument("--version", action="version", version=f"gatewayz {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for room in (
-        serve_commands,
-        config_commands,
-        catalog_commands,
-        routing_commands,
-        storage_commands,
-        simulator_commands,
-    ):
-        room.register(subparsers)
+    for room in dict.fromkeys(rooms):
+        importlib.import_module(room).register(subparsers)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 for a refusal, 2 for wrong arguments."""
-    args = build_parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    asked = ROOMS.get(words[0]) if words else None
+    args = build_parser(ROOMS.values() if asked is None else [asked]).parse_args(words)
     try:
         code: int = args.run(args)
     except ConfigRefused as refusal:

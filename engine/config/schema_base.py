@@ -32,6 +32,7 @@ class Strict(BaseModel):
         arbitrary_types_allowed=True,
         populate_by_name=True,
         hide_input_in_errors=True,
+        defer_build=True,
     )
 
 
