@@ -230,7 +230,7 @@ class Attempts:
             resumption = Resumption(rescue.mode, identity, call.rescued_by, call.usage_asked)
             return RescueStream(format, look, begun, resumption)
         return SameWireStream(
-            format, look, hide_usage=not call.usage_asked, choices=count_choices(call.request)
+            format, look, hide_usage=not call.usage_asked, choices=look.count_choices(call.request)
         )
 
 
@@ -265,15 +265,6 @@ def passes_frames(call: Call, format: Format, media_type: bytes) -> bool:
         and framing == format.framing
         and not media_type.startswith(b"application/json")
     )
-
-
-def count_choices(request: Mapping[str, Any]) -> int:
-    """How many choices a whole answer has: `n` for each prompt. Token ids in a list are one prompt."""
-    wanted, prompts = request.get("n"), request.get("prompt")
-    choices = wanted if isinstance(wanted, int) else 1
-    if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int):
-        choices *= len(prompts)
-    return choices
 
 
 def find_endpoint(call: Call, target: Target) -> Endpoint:

@@ -49,6 +49,10 @@ class EventLook:
         found = follow(doc, places[0])
         return found if found.__class__ is str and found else None
 
+    def count_choices(self, request: Mapping[str, Any]) -> int:
+        """Wires that name their events have one choice."""
+        return 1
+
     def read_event(self, doc: Mapping[str, Any]) -> Seen:
         name = doc.get(self.event)
         seen = Seen(error=doc.get("error") or _find(doc, self.errors, name))

@@ -54,7 +54,16 @@ class Look:
     text_unless: str
     """The key of a piece that is not the answer's text although it stands where text does."""
     plain_text: Callable[[Doc], str | None]
+    asked_choices: tuple[Steps, ...]
+    """Where a request says how many choices it wants."""
     can_be_rescued: ClassVar[bool] = True
+
+    def count_choices(self, request: Mapping[str, Any]) -> int:
+        """How many choices a whole answer has: those asked for each prompt. Token ids in a list are one prompt."""
+        said = (follow(request, steps) for steps in self.asked_choices)
+        choices = next((count for count in said if isinstance(count, int)), 1)
+        prompts = request.get("prompt")
+        return choices * len(prompts) if _are_prompts(prompts) else choices
 
     def read_event(self, doc: Mapping[str, Any]) -> Seen:
         """Everything there is to know about one streamed event."""
@@ -144,6 +153,7 @@ def compile_look(raw: Mapping[str, Any]) -> Look:
         completion_count=raw.get("completion_count", "completion_tokens"),
         ends=tuple(read_steps(path) for path in raw.get("ends", ())),
         text_unless=raw.get("text_unless", ""),
+        asked_choices=tuple(read_steps(path) for path in raw.get("asked_choices", ("n",))),
         plain_text=_compile_plain_text(choices, text, finish, usage[0], error),
     )
 
@@ -190,6 +200,10 @@ def _compile_plain_text(
 
     outer, inner = text[0], text[-1]
     return flat if len(text) == 1 else nested
+
+
+def _are_prompts(prompts: Any) -> bool:
+    return isinstance(prompts, list) and bool(prompts) and not isinstance(prompts[0], int)
 
 
 def read_steps(path: str) -> Steps:

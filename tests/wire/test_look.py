@@ -119,3 +119,23 @@ def test_another_wire_only_names_other_places() -> None:
     doc = {"parts": [{"say": {"words": "a"}, "why": "end"}], "meta": {"count": {"n": 1}}}
     seen = look.read_event(doc)
     assert (seen.text, seen.finished, seen.usage) == ("a", [0], {"n": 1})
+
+
+@pytest.mark.parametrize(
+    ("dialect", "request_", "choices"),
+    [
+        ("openai-chat", {"n": 3}, 3),
+        ("openai-chat", {"n": "3"}, 1),
+        ("openai-completions", {"n": 2, "prompt": ["a", "b"]}, 4),
+        ("openai-completions", {"prompt": [1, 2, 3]}, 1),
+        ("gemini", {"generationConfig": {"candidateCount": 2}}, 2),
+        ("gemini", {"generation_config": {"candidate_count": 2}}, 2),
+        ("gemini", {"n": 5}, 1),
+        ("anthropic-messages", {"n": 5}, 1),
+    ],
+)
+def test_a_request_says_in_its_dialect_how_many_choices_end_a_stream(
+    dialect: str, request_: dict[str, Any], choices: int
+) -> None:
+    look = load_format(dialect).look
+    assert look is not None and look.count_choices(request_) == choices
