@@ -67,6 +67,8 @@ def _add_delta(block: dict[str, Any], delta: dict[str, Any]) -> None:
         held = block.setdefault("reasoningContent", {"reasoningText": {"text": ""}})["reasoningText"]
         held["text"] += delta["reasoningContent"].get("text", "")
         held |= {key: value for key, value in delta["reasoningContent"].items() if key == "signature"}
+        if "redactedContent" in delta["reasoningContent"]:
+            block["reasoningContent"] = delta["reasoningContent"]
 
 
 @pytest.mark.parametrize(
@@ -81,6 +83,7 @@ def _add_delta(block: dict[str, Any], delta: dict[str, Any]) -> None:
         ("sim/tools", TOOLS),
         ("sim/tools@3+think", TOOLS),
         ("sim/refuse", {}),
+        ("sim/redact", {}),
         ("sim/words", {"inferenceConfig": {"maxTokens": 5}}),
         ("sim/cached@2", {}),
     ],
@@ -124,6 +127,10 @@ def _go_on(client: Any, content: list[Any], **more: Any) -> Any:
 def test_reasoning_comes_back_as_it_was_or_is_refused(client: Any) -> None:
     content = _ask(client, "sim/tools+think", **TOOLS)["output"]["message"]["content"]
     assert _go_on(client, content)["stopReason"] == "end_turn"
+    sealed = _ask(client, "sim/tools+redact", **TOOLS)["output"]["message"]["content"]
+    assert _go_on(client, sealed)["stopReason"] == "end_turn"
+    with pytest.raises(ClientError, match="Invalid"):
+        _go_on(client, [{"reasoningContent": {"redactedContent": b"foreign"}}, *sealed[1:]])
     text = content[0]["reasoningContent"]["reasoningText"]["text"]
     broken = {"reasoningContent": {"reasoningText": {"text": text, "signature": "foreign"}}}
     with pytest.raises(ClientError, match="Invalid `signature`"):

@@ -48,6 +48,7 @@ async def _stream(client: anthropic.AsyncAnthropic, model: str, **fields: Any) -
         ("sim/tools", {"tools": TOOLS}),
         ("sim/tools@3+think", {"tools": TOOLS}),
         ("sim/refuse", {}),
+        ("sim/redact", {}),
         ("sim/words", {"max_tokens": 5}),
         ("sim/json", {}),
         ("sim/echo", {"stop_sequences": ["there"]}),
@@ -98,6 +99,15 @@ async def test_thinking_comes_back_as_it_was_or_is_refused(client: anthropic.Asy
         await _go_on(client, blocks[1:], thinking=THINKING)
     off: Any = {"type": "disabled"}
     assert (await _go_on(client, blocks[1:], thinking=off)).stop_reason == "end_turn"
+
+
+async def test_sealed_thinking_comes_back_as_it_was_or_is_refused(client: anthropic.AsyncAnthropic) -> None:
+    answer = await _ask(client, "sim/tools+redact", tools=TOOLS)
+    blocks = [block.model_dump(exclude_none=True) for block in answer.content]
+    assert blocks[0]["type"] == "redacted_thinking"
+    assert (await _go_on(client, blocks, thinking=THINKING)).stop_reason == "end_turn"
+    with pytest.raises(BadRequestError, match="Invalid `data`"):
+        await _go_on(client, [{**blocks[0], "data": "Zm9yZWlnbg=="}, *blocks[1:]])
 
 
 async def test_a_call_without_its_result_is_refused(client: anthropic.AsyncAnthropic) -> None:

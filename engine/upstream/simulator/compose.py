@@ -31,6 +31,7 @@ def compose_choices(ask: Ask, script: Script) -> list[Choice]:
     for turns in ask.conversations:
         for number in range(ask.n):
             choices.append(_compose_choice(ask, script, turns, (len(choices), number)))
+            choices[-1].redacted = "redact" in script.parts
     return choices
 
 
@@ -70,7 +71,8 @@ def _compose_choice(ask: Ask, script: Script, turns: list[Turn], numbers: tuple[
 
 def _count_reasoning(ask: Ask, script: Script) -> int:
     wanted = script.parts.get("reasoning", script.parts.get("think"))
-    return int(wanted) if wanted is not None else THINKING_TOKENS if ask.thinks else 0
+    thinks = ask.thinks or "redact" in script.parts
+    return int(wanted) if wanted is not None else THINKING_TOKENS if thinks else 0
 
 
 def _begins_answer(turns: list[Turn]) -> bool:

@@ -133,6 +133,8 @@ class Choice:
     stopped_by: str = ""
     """The stop sequence that ended the text."""
     refused: bool = False
+    redacted: bool = False
+    """Whether what was thought cannot be read."""
 
     @property
     def tokens(self) -> int:

@@ -9,9 +9,8 @@ from engine.upstream.simulator.errors import make_refusal
 from engine.upstream.simulator.names import Script
 
 DONE, EXTRA, BREAK, BARE = "done", "extra", "break", "bare"
-_INDEX = re.compile(
-    rb',"(?:index|contentBlockIndex|output_index)":\d+|"(?:index|contentBlockIndex|output_index)":\d+,'
-)
+_NAMES = rb'"(?:index|contentBlockIndex|output_index)":\d+'
+_INDEX = re.compile(rb",%b|%b,?" % (_NAMES, _NAMES))
 
 
 def script_events(script: Script, wire: Wire, written: Written) -> Iterator[Event]:

@@ -66,6 +66,7 @@ ANSWERS = (
         0,
         "tools@2",
     ),
+    Behaviour("redact", "thinking, but sealed: a block that cannot be read, where the wire has such blocks"),
     Behaviour("refuse", "the model declines, in the wire's own way"),
     Behaviour("json", "answers JSON, also when no `response_format` asks for it"),
     Behaviour("cached", "this many prompt tokens are reported as cached", "count", 8, "cached@8"),

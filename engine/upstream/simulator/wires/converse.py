@@ -76,7 +76,9 @@ def _write_usage(ask: Ask, counts: Counts) -> Block:
 
 def _write_plain(ask: Ask, choice: Choice, counts: Counts) -> bytes:
     content: list[Block] = []
-    if choice.reasoning:
+    if choice.redacted:
+        content.append({"reasoningContent": {"redactedContent": sign(ISSUER, "redacted")}})
+    elif choice.reasoning:
         text = "".join(choice.reasoning)
         content.append(
             {"reasoningContent": {"reasoningText": {"text": text, "signature": sign(ISSUER, text)}}}
@@ -108,11 +110,7 @@ def _write_events(ask: Ask, script: Script, choice: Choice, counts: Counts) -> I
     yield START, b'{"messageStart":{"role":"assistant"}}'
     index = 0
     if choice.reasoning:
-        for token in choice.reasoning:
-            yield TOKEN, _write_delta(index, {"reasoningContent": {"text": token}})
-        signature = sign(ISSUER, "".join(choice.reasoning))
-        yield START, _write_delta(index, {"reasoningContent": {"signature": signature}})
-        yield START, _stop_block(index)
+        yield from _write_thoughts(choice)
         index += 1
     if choice.text:
         for token in choice.text:
@@ -130,6 +128,17 @@ def _write_events(ask: Ask, script: Script, choice: Choice, counts: Counts) -> I
     if "no-usage" not in script.parts:
         metadata = {"usage": _write_usage(ask, counts), "metrics": {"latencyMs": 5}}
         yield USAGE, orjson.dumps({"metadata": metadata})
+
+
+def _write_thoughts(choice: Choice) -> Iterator[Event]:
+    if choice.redacted:
+        yield START, _write_delta(0, {"reasoningContent": {"redactedContent": sign(ISSUER, "redacted")}})
+    else:
+        for token in choice.reasoning:
+            yield TOKEN, _write_delta(0, {"reasoningContent": {"text": token}})
+        signature = sign(ISSUER, "".join(choice.reasoning))
+        yield START, _write_delta(0, {"reasoningContent": {"signature": signature}})
+    yield START, _stop_block(0)
 
 
 def _write_delta(index: int, delta: Block) -> bytes:

@@ -137,8 +137,10 @@ def _read_block(block: Body, prompt: Prompt, where: str) -> None:
             if "text" not in part:
                 prompt.add_other(part, "tool")
     elif "reasoningContent" in block:
-        said = block["reasoningContent"].get("reasoningText") or {}
-        if said and not is_ours(ISSUER, said.get("text", ""), said.get("signature")):
+        held = block["reasoningContent"]
+        said, sealed = held.get("reasoningText") or {}, held.get("redactedContent")
+        known = is_ours(ISSUER, said.get("text", ""), said.get("signature"))
+        if not (is_ours(ISSUER, "redacted", sealed) if sealed else known):
             raise Refused(400, f"The model returned the following errors: {where}: Invalid `signature` in `thinking` "
                           "block")  # fmt: skip
     elif any(name in block for name in _OTHERS):

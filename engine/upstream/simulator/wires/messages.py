@@ -85,7 +85,9 @@ def _write_head(ask: Ask, ticket: Ticket) -> dict[str, Any]:
 
 def _write_blocks(choice: Choice) -> list[dict[str, Any]]:
     blocks: list[dict[str, Any]] = []
-    if choice.reasoning:
+    if choice.redacted:
+        blocks.append({"type": "redacted_thinking", "data": sign(ISSUER, "redacted")})
+    elif choice.reasoning:
         thought = "".join(choice.reasoning)
         blocks.append({"type": "thinking", "thinking": thought, "signature": sign(ISSUER, thought)})
     if choice.text and not choice.refused:
@@ -139,6 +141,8 @@ def _write_block(index: int, block: dict[str, Any], choice: Choice) -> Iterator[
         case "text":
             opened = {"type": "text", "text": ""}
             deltas = [{"type": "text_delta", "text": token} for token in choice.text]
+        case "redacted_thinking":
+            opened, deltas = block, []
         case _:
             opened = {**block, "input": {}}
             call = choice.calls[index - len(_write_blocks(choice)) + len(choice.calls)]
