@@ -13,6 +13,8 @@ from engine.wire.canonical import BlockEnded, Event
 from engine.wire.json_text import parse_json, write_json
 from engine.wire.opaque import FIELDS, Chat, Part
 
+SHORTEST_IDS = 40
+"""So long an id may be in the dialect that allows least."""
 MOST_CALLS = 64
 """Of so many calls of a conversation, counted from its end, is state looked for."""
 
@@ -44,7 +46,7 @@ class CallState:
 
 def name_call(id: Any) -> str:
     """The name under which a call's state is kept: the same for its id as it came and as a dialect fitted it."""
-    return str(fit_id(id))
+    return str(fit_id(id, SHORTEST_IDS))
 
 
 class StateNotes:

@@ -264,4 +264,4 @@ def test_what_the_client_brought_back_itself_is_not_doubled() -> None:
 
 @given(st.text(min_size=1, max_size=200))
 def test_an_id_and_what_a_dialect_made_of_it_name_the_same_call(id: str) -> None:
-    assert name_call(id) == name_call(name_call(id)) and len(name_call(id)) <= 64
+    assert name_call(id) == name_call(name_call(id)) and len(name_call(id)) <= 40
