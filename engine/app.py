@@ -3,6 +3,8 @@
 `create_worker_app` builds, `start` opens what needs the loop, `swap` puts a new snapshot in force, `stop` closes.
 """
 
+import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Mapping
@@ -15,6 +17,7 @@ from engine.config.networks import Networks
 from engine.config.reload import Runtime
 from engine.config.settings import Settings, read_environment
 from engine.config.snapshot import Snapshot
+from engine.errors import DependencyAway
 from engine.gateway import Rooms
 from engine.http.admin import Administration, Control
 from engine.http.answers import StoredAnswers
@@ -24,6 +27,7 @@ from engine.http.inference import InferenceDoors, OpenCalls
 from engine.http.monitoring import Monitoring, Readiness
 from engine.http.routes import Routes
 from engine.policies.admission import Admission
+from engine.policies.caps import REFRESH_EACH_S, Caps
 from engine.policies.identity import Identity
 from engine.policies.limits import Limiter
 from engine.routing.balance import Latencies
@@ -35,8 +39,9 @@ from engine.storage.calls import list_calls
 from engine.storage.conversations import Conversations
 from engine.storage.flusher import Flusher
 from engine.storage.journal import Journal
+from engine.storage.key_usage import UsageRecords
 from engine.storage.keys import KeyStore
-from engine.storage.postgres import Connection, Database
+from engine.storage.postgres import Connection, Database, cancel_tasks
 from engine.storage.private_state import PrivateState
 from engine.storage.secrets import load_keyring
 from engine.storage.state_vault import StateVault
@@ -65,6 +70,8 @@ class WorkerApp:
         self.metrics = Metrics()
         self._database = Database(settings.database_url or "")
         ring = load_keyring(settings.home, settings.keyring, embedded=embedded)
+        self._caps = Caps(UsageRecords(self._database))
+        self._refreshing: asyncio.Task[None] | None = None
         self._keys = KeyStore(self._database, ring, settings.home)
         self._journal = Journal(settings.home, fsync_ms=gateway.journal.fsync_ms)
         self._flusher = Flusher(settings.home, self._journal, self._database)
@@ -84,7 +91,7 @@ class WorkerApp:
         identity = Identity(self._keys, settings.admin_key)
         rooms = Rooms(
             identity=identity,
-            admission=Admission(self._limiter, self._clock),
+            admission=Admission(self._limiter, self._clock, self._caps),
             exchange=self._exchange,
             router=Router(self._breakers, CoolDowns(), Latencies(), self._clock, random.random),
             books=Books(self._journal, self._clock, (self._count_call, self._log_call)),
@@ -103,6 +110,7 @@ class WorkerApp:
         self._flusher.start()
         self._answers.start()
         self._vault.start()
+        self._refreshing = asyncio.create_task(self._refresh_caps())
 
     def begin_drain(self) -> None:
         self._draining = True
@@ -114,6 +122,8 @@ class WorkerApp:
         await self._answers.stop()
         await self._vault.stop()
         await self._flusher.stop()
+        if self._refreshing is not None:
+            await cancel_tasks(self._refreshing)
         await self._keys.stop()
         await self._exchange.close()
         await self._upstreams.close()
@@ -147,6 +157,12 @@ class WorkerApp:
         routes.add("POST", "/admin/config/reload", admin.reload_config)
         routes.add("GET", "/admin/calls", admin.show_calls)
         return routes
+
+    async def _refresh_caps(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_EACH_S)
+            with contextlib.suppress(DependencyAway):
+                await self._caps.refresh(self._clock())
 
     def _read_snapshot(self) -> Snapshot:
         return self._runtime.snapshot

@@ -6,11 +6,32 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from engine.config.snapshot import Model, Policy, Snapshot, Target
+    from engine.config.networks import Networks
+    from engine.config.snapshot import Limit, Model, Policy, Snapshot, Target
     from engine.wire.doors import Door
     from engine.wire.kept_state import CallState
     from engine.wire.streams import StreamWriter
     from engine.wire.usage import Usage
+
+
+@dataclass(frozen=True, slots=True)
+class KeyBounds:
+    """What a key may not do. Few keys have such rules, so nothing of it is asked on the way of the others."""
+
+    rules: Mapping[str, Any]
+    """As they are stored."""
+    providers: tuple[str, ...] | None
+    """Globs; None allows all."""
+    addresses: "Networks"
+    referrers: tuple[str, ...]
+    limit: "Limit | None"
+    max_requests: int | None
+    max_spend_usd: Decimal | None
+    is_capped: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        capped = self.max_requests is not None or self.max_spend_usd is not None
+        object.__setattr__(self, "is_capped", capped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +44,15 @@ class Caller:
     name: str = ""
     last4: str = ""
     models: tuple[str, ...] | None = None
-    scopes: frozenset[str] = frozenset({"inference"})
+    scopes: frozenset[str] = frozenset({"inference", "catalog"})
+    """What the key opens: inference, catalog, read, admin."""
     expires_at: float | None = None
     unlimited: bool = False
     """True for the key of GATEWAYZ_ADMIN_KEY: no credit and no rate limits."""
+    environment: str = "live"
+    scoped_models: tuple[str, ...] | None = None
+    """Globs of the only models that its scopes open."""
+    bounds: KeyBounds | None = None
 
 
 @dataclass(slots=True)

@@ -82,7 +82,7 @@ async def carry(call: Call, headers: Headers, rooms: Rooms, reply: ClientReply) 
     """Answer one call and settle it, whatever happens on the way."""
     attempts: Attempts | None = None
     try:
-        call.caller = await rooms.identity.identify(headers)
+        call.caller = await rooms.identity.identify(headers, call.client_ip)
         if call.upload is None:
             read_request(call)
         else:
@@ -123,6 +123,9 @@ async def carry(call: Call, headers: Headers, rooms: Rooms, reply: ClientReply) 
 def needs_estimate(call: Call, plan: Plan) -> bool:
     """Whether anybody asks how long the prompt is: a limit on tokens, the choice of the cheapest, the client."""
     if len(plan.targets) > 1 and plan.model.strategy == "cheapest":
+        return True
+    bounds = call.caller.bounds if call.caller is not None else None
+    if bounds is not None and bounds.limit is not None and bounds.limit.tokens:
         return True
     return plan.policy.limits_tokens or call.door.format.tells_estimate
 

@@ -79,7 +79,7 @@ def _build_windows(entry: WindowsEntry) -> dict[int, int]:
     return {seconds: count for seconds, count in counts if count is not None}
 
 
-def _build_limit(entry: ScopeLimitEntry) -> Limit:
+def build_limit(entry: ScopeLimitEntry) -> Limit:
     return Limit(_build_windows(entry.requests), _build_windows(entry.tokens), entry.burst, entry.concurrency)
 
 
@@ -104,7 +104,7 @@ def build_policy(entry: PolicyFile) -> Policy:
         timeouts=Timeouts(**dict(entry.timeouts)),
         failover=FailoverRule(frozenset(entry.failover.on), frozenset(entry.failover.never)),
         breaker=BreakerRule(**{**dict(breaker), "counts": frozenset(breaker.counts)}),
-        limits={name: _build_limit(scope) for name, scope in scopes.items() if scope is not None},
+        limits={name: build_limit(scope) for name, scope in scopes.items() if scope is not None},
         assume_output_tokens=entry.assume_output_tokens,
         when_redis_away=entry.when_redis_away,
         billing=_build_billing(entry.billing),

@@ -29,18 +29,18 @@ class Administration:
 
     async def show_config(self, scope: Any, receive: Any, send: Send) -> None:
         """The revision in force, the workers that have it, and the last refusal."""
-        await self._identity.identify_admin(scope["headers"])
+        await self._identity.admit(scope)
         await respond_json(send, 200, await self._control.config_state())
 
     async def reload_config(self, scope: Any, receive: Any, send: Send) -> None:
         """Read the files again; 200 when every worker has swapped, 422 with all problems when refused."""
-        await self._identity.identify_admin(scope["headers"])
+        await self._identity.admit(scope)
         status, document = await self._control.reload()
         await respond_json(send, status, document)
 
     async def show_calls(self, scope: Any, receive: Any, send: Send) -> None:
         """Call records, newest first, behind the one whose id is `after`; `has_more` says whether to go on."""
-        await self._identity.identify_admin(scope["headers"])
+        await self._identity.admit(scope)
         query: dict[str, Any] = dict(parse_qsl(scope["query_string"].decode("latin-1")))
         if "tags" in query:
             query["tags"] = parse_tags(query["tags"])

@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, unquote
 from engine.config.snapshot import Snapshot
 from engine.errors import InvalidRequest, MethodNotAllowed
 from engine.http.respond import Send, respond_json
+from engine.policies.access import FOR_INFERENCE
 from engine.policies.identity import Identity
 from engine.storage.answers import AnswerStore
 
@@ -36,12 +37,12 @@ class StoredAnswers:
 
     async def show(self, name: str, scope: Any, receive: Any, send: Send) -> None:
         """The answer as its caller got it."""
-        caller = await self._identity.identify(scope["headers"])
+        caller = await self._identity.admit(scope, FOR_INFERENCE)
         kept = await self._store.find(caller.key_id, name)
         await respond_json(send, 200, kept.answer)
 
     async def delete(self, name: str, scope: Any, receive: Any, send: Send) -> None:
-        caller = await self._identity.identify(scope["headers"])
+        caller = await self._identity.admit(scope, FOR_INFERENCE)
         kept = await self._store.find(caller.key_id, name)
         await self._store.delete(caller.key_id, name)
         kind = kept.read().answer.get("object", "response")
@@ -49,7 +50,7 @@ class StoredAnswers:
 
     async def list_input(self, name: str, scope: Any, receive: Any, send: Send) -> None:
         """What was said to get the answer, newest first unless `order=asc`; `after` an id, `limit` of them."""
-        caller = await self._identity.identify(scope["headers"])
+        caller = await self._identity.admit(scope, FOR_INFERENCE)
         query = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1")))
         limit, newest_first = read_page(query)
         kept = await self._store.find(caller.key_id, name)

@@ -15,7 +15,8 @@ from engine.gateway import Rooms
 from engine.http.identifiers import make_request_id
 from engine.http.inference import add_query_key
 from engine.http.respond import Endpoint, Send, respond_error, respond_json
-from engine.routing.resolve import is_allowed, list_visible, name_unknown_model
+from engine.policies.access import FOR_CATALOG
+from engine.routing.resolve import list_visible, may_use, name_unknown_model
 from engine.wire.formats import Format
 from engine.wire.usage import UNITS
 
@@ -43,7 +44,7 @@ class ModelCatalog:
     async def _show(self, format: Format, name: str, scope: Any, receive: Any, send: Send) -> None:
         try:
             headers = add_query_key(scope["headers"], format.client.key_parameter, scope)
-            caller = await self._rooms.identity.identify(headers)
+            caller = await self._rooms.identity.admit({**scope, "headers": headers}, FOR_CATALOG)
             if name:
                 body = format.write_model(describe_to_templates(self._find(caller, name)))
             else:
@@ -57,17 +58,17 @@ class ModelCatalog:
     def _find(self, caller: Caller, name: str) -> Model:
         snapshot = self._read_snapshot()
         model = snapshot.names.get(name)
-        if model is None or (caller.models is not None and not is_allowed(caller.models, model, name)):
+        if model is None or not may_use(caller, model, name):
             raise name_unknown_model(snapshot, caller, name)
         return model
 
     async def list_models(self, scope: Any, receive: Any, send: Send) -> None:
-        caller = await self._rooms.identity.identify(scope["headers"])
+        caller = await self._rooms.identity.admit(scope, FOR_CATALOG)
         models = list_visible(self._read_snapshot(), caller)
         await respond_json(send, 200, {"object": "list", "data": [describe_model(model) for model in models]})
 
     async def show_model(self, scope: Any, receive: Any, send: Send, name: str) -> None:
-        caller = await self._rooms.identity.identify(scope["headers"])
+        caller = await self._rooms.identity.admit(scope, FOR_CATALOG)
         await respond_json(send, 200, describe_model(self._find(caller, name)))
 
 

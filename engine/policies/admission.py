@@ -9,6 +9,7 @@ from types import TracebackType
 
 from engine.call import Call
 from engine.config.snapshot import Limit, Policy
+from engine.policies.caps import Caps
 from engine.policies.limits import Grant, HeaderPairs, Limiter
 from engine.wire.operations import WRITING
 
@@ -16,12 +17,15 @@ Scopes = list[tuple[str, str, Limit]]
 
 
 class Admission:
-    def __init__(self, limiter: Limiter, clock: Callable[[], float]) -> None:
-        self._limiter, self._clock = limiter, clock
+    def __init__(self, limiter: Limiter, clock: Callable[[], float], caps: Caps | None = None) -> None:
+        self._limiter, self._clock, self._caps = limiter, clock, caps
 
-    def admit(self, call: Call, policy: Policy) -> "Admitted":
+    def admit(self, call: Call, policy: Policy) -> "Admitted | CappedCall":
         """A context that holds the call's places; it raises LimitExceeded when there are none."""
-        return Admitted(call, policy, self._limiter, self._clock)
+        admitted, caller = Admitted(call, policy, self._limiter, self._clock), call.caller
+        if self._caps is not None and caller is not None and caller.bounds and caller.bounds.is_capped:
+            return CappedCall(admitted, call, self._caps, self._clock)
+        return admitted
 
 
 class Admitted:
@@ -34,10 +38,10 @@ class Admitted:
     async def __aenter__(self) -> HeaderPairs:
         """The x-ratelimit headers of the answer."""
         call, caller = self._call, self._call.caller
-        if not self._policy.limits or caller is None or caller.unlimited:
+        if caller is None or caller.unlimited or not (self._policy.limits or find_own_limit(call)):
             return []
         scopes = find_scopes(call, self._policy)
-        tokens = reserve_tokens(call, self._policy) if self._policy.limits_tokens else 0
+        tokens = reserve_tokens(call, self._policy) if limits_tokens(call, self._policy) else 0
         now = self._clock()
         self._grant = self._limiter.take(scopes, tokens, now)
         return self._grant.headers(now)
@@ -51,11 +55,53 @@ class Admitted:
             self._grant.release(now)
 
 
+class CappedCall:
+    """A call with a key that has a cap on all its life, too."""
+
+    __slots__ = ("_admitted", "_call", "_caps", "_clock")
+
+    def __init__(self, admitted: Admitted, call: Call, caps: Caps, clock: Callable[[], float]) -> None:
+        self._admitted, self._call, self._caps, self._clock = admitted, call, caps, clock
+
+    async def __aenter__(self) -> HeaderPairs:
+        call, caller = self._call, self._call.caller
+        assert caller is not None and caller.bounds is not None
+        headers = await self._admitted.__aenter__()
+        try:
+            await self._caps.enter(call, caller, caller.bounds, self._clock())
+        except BaseException as refusal:
+            await self._admitted.__aexit__(type(refusal), refusal, None)
+            raise
+        return headers
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._call.caller is not None:
+            self._caps.leave(self._call, self._call.caller)
+        await self._admitted.__aexit__(kind, error, trace)
+
+
+def find_own_limit(call: Call) -> Limit | None:
+    """The limit that the key itself has, beside what the policy gives every key."""
+    bounds = call.caller.bounds if call.caller is not None else None
+    return bounds.limit if bounds is not None else None
+
+
+def limits_tokens(call: Call, policy: Policy) -> bool:
+    own = find_own_limit(call)
+    return policy.limits_tokens or (own is not None and bool(own.tokens))
+
+
 def find_scopes(call: Call, policy: Policy) -> Scopes:
-    """Whom the policy's limits count this call for."""
-    return [
+    """Whom the limits count this call for. A key's own limit counts beside the policy's: the tighter one holds."""
+    scopes = [
         (scope, _IDENTIFY[scope](call), limit) for scope, limit in policy.limits.items() if scope in _IDENTIFY
     ]
+    own = find_own_limit(call)
+    if own is not None:
+        scopes.append(("key", f"{_name_key(call)} own", own))
+    return scopes
 
 
 def reserve_tokens(call: Call, policy: Policy) -> int:

@@ -2,11 +2,12 @@
 
 import hmac
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from engine.call import Caller
 from engine.config.settings import KEY_FORMAT
-from engine.errors import KeyRefused, NotAllowed
+from engine.errors import KeyRefused
+from engine.policies.access import FOR_INFERENCE, Need, check_access, find_need
 from engine.secret import Secret
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -28,11 +29,31 @@ class Identity:
         self._keys = keys
         self._admin_key = admin_key.reveal().encode() if admin_key else b""
         self._admin = Caller(
-            "admin-environment", "admin", role="admin", name="GATEWAYZ_ADMIN_KEY", unlimited=True
+            "admin-environment",
+            "admin",
+            role="admin",
+            name="GATEWAYZ_ADMIN_KEY",
+            scopes=frozenset({"inference", "catalog", "read", "admin"}),
+            unlimited=True,
         )
 
-    async def identify(self, headers: Headers) -> Caller:
-        """The caller behind a request's headers. Raises KeyRefused, or DependencyAway when nobody can tell."""
+    async def identify(self, headers: Headers, client_ip: str = "", need: Need = FOR_INFERENCE) -> Caller:
+        """The caller behind a request's headers, who may do this from there.
+
+        Raises KeyRefused, NotAllowed, or DependencyAway when nobody can tell.
+        """
+        caller = await self._find(headers)
+        if need.scope not in caller.scopes or caller.bounds is not None or need.role != "user":
+            check_access(caller, need, headers, client_ip)
+        return caller
+
+    async def admit(self, scope: Any, need: Need | None = None) -> Caller:
+        """The same for a route that the table of access names."""
+        client = scope.get("client")
+        need = need or find_need(scope["method"], scope["path"])
+        return await self.identify(scope["headers"], client[0] if client else "", need)
+
+    async def _find(self, headers: Headers) -> Caller:
         text = read_key(headers)
         known = self._keys.find(text)
         if known is not None:
@@ -44,13 +65,6 @@ class Identity:
                 "the API key is not valid: a key looks like gw_live_... with 43 characters behind it"
             )
         return await self._keys.fetch(text)
-
-    async def identify_admin(self, headers: Headers) -> Caller:
-        """The same for the administration routes: only role admin passes."""
-        caller = await self.identify(headers)
-        if caller.role != "admin":
-            raise NotAllowed("this route is for administrators", code="insufficient_permissions")
-        return caller
 
 
 def read_key(headers: Headers) -> str:

@@ -7,7 +7,7 @@ price.
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from fnmatch import fnmatchcase
 
@@ -36,14 +36,39 @@ def make_plan(snapshot: Snapshot, caller: Caller, name: str, operation: str) -> 
     model = snapshot.names.get(name) or find_model(snapshot, name)
     if model is None:
         raise name_unknown_model(snapshot, caller, name)
-    if caller.models is not None and not is_allowed(caller.models, model, name):
+    if not may_use(caller, model, name):
         raise NotAllowed(f"this key may not use the model {name!r}", code="model_not_allowed", param="model")
     plan: Plan | None = snapshot.plans.get((model, operation))
     if plan is None:
         plan = _lay_out_plan(model, operation)
         if snapshot.models.get(model.name) is model:
             snapshot.plans[model, operation] = plan
+    if caller.bounds is not None and caller.bounds.providers is not None:
+        return _keep_allowed(plan, caller.bounds.providers)
     return plan
+
+
+def _keep_allowed(plan: Plan, globs: Sequence[str]) -> Plan:
+    """The plan without targets at providers that a key may not reach."""
+    targets = tuple(target for target in plan.targets if is_reached(target.provider, globs))
+    if plan.targets and not targets:
+        raise NotAllowed(
+            f"this key may not use any provider of {plan.model.name!r}",
+            code="provider_not_allowed",
+            param="model",
+        )
+    return replace(plan, targets=targets)
+
+
+def is_reached(provider: Provider, globs: Iterable[str]) -> bool:
+    return any(fnmatchcase(provider.name, glob) for glob in globs)
+
+
+def may_use(caller: Caller, model: Model, name: str) -> bool:
+    """Whether a key's list of models and its scopes both cover the model."""
+    return (caller.models is None or is_allowed(caller.models, model, name)) and (
+        caller.scoped_models is None or is_allowed(caller.scoped_models, model, name)
+    )
 
 
 def _lay_out_plan(model: Model, operation: str) -> Plan:
@@ -89,11 +114,15 @@ def find_price(model: Model, target: Target) -> Price:
 def list_visible(snapshot: Snapshot, caller: Caller) -> list[Model]:
     """The models this key may ask for that somebody could serve, by name."""
     models = (snapshot.models[name] for name in sorted(snapshot.models))
+    globs = caller.bounds.providers if caller.bounds is not None else None
     return [
         model
         for model in models
-        if any(_is_usable(target.provider) for target in model.targets)
-        and (caller.models is None or is_allowed(caller.models, model, model.name))
+        if any(
+            _is_usable(target.provider) and (globs is None or is_reached(target.provider, globs))
+            for target in model.targets
+        )
+        and may_use(caller, model, model.name)
     ]
 
 
@@ -112,7 +141,7 @@ def name_unknown_model(snapshot: Snapshot, caller: Caller, name: str) -> NotFoun
     allowed = [
         each
         for each in near
-        if caller.models is None or is_allowed(caller.models, snapshot.names[each], each)
+        if may_use(caller, snapshot.names[each], each)
     ]
     hint = f" (did you mean {', '.join(map(repr, allowed))}?)" if allowed else ""
     provider_name, _, model_id = name.partition("/")

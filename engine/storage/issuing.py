@@ -1,4 +1,4 @@
-"""Making, listing and revoking API keys. Each change is seen by every worker within a second."""
+"""Making and listing API keys. Each change is seen by every worker within a second."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,6 +9,7 @@ from typing import Any
 from psycopg.rows import dict_row
 
 from engine.secret import Secret
+from engine.storage.key_rules import KeyRules, write_rules
 from engine.storage.postgres import Connection, count_change
 from engine.storage.secrets import KeyRing, generate_key
 from engine.storage.users import add_credit, get_or_create_user
@@ -26,6 +27,7 @@ class KeyRequest:
     scopes: tuple[str, ...] = ("inference",)
     credit_usd: Decimal = Decimal(0)
     expires_at: datetime | None = None
+    rules: KeyRules = KeyRules()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +61,26 @@ async def issue_key(connection: Connection, ring: KeyRing, asked: KeyRequest) ->
             await add_credit(connection, user_id, asked.credit_usd)
         await connection.execute(
             "INSERT INTO api_keys (id, user_id, name, role, environment, hash, ring_id, last4, scopes,"
-            " models, expires_at, changed_n) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-            (
-                issued.id,
-                user_id,
-                asked.name,
-                asked.role,
-                asked.environment,
-                ring.hash_key(text),
-                ring.newest.id,
-                issued.last4,
-                list(asked.scopes),
-                list(asked.models) if asked.models is not None else None,
-                asked.expires_at,
-                n,
-            ),
+            " models, expires_at, changed_n, is_primary, providers, ip_allowlist, referrers, max_requests,"
+            " max_spend_usd, limits) VALUES (%(id)s, %(user_id)s, %(name)s, %(role)s, %(environment)s,"
+            " %(hash)s, %(ring_id)s, %(last4)s, %(scopes)s, %(models)s, %(expires_at)s, %(n)s,"
+            " NOT EXISTS (SELECT 1 FROM api_keys WHERE user_id = %(user_id)s),"
+            " %(providers)s, %(ip_allowlist)s, %(referrers)s, %(max_requests)s, %(max_spend_usd)s, %(limits)s)",
+            {
+                "id": issued.id,
+                "user_id": user_id,
+                "name": asked.name,
+                "role": asked.role,
+                "environment": asked.environment,
+                "hash": ring.hash_key(text),
+                "ring_id": ring.newest.id,
+                "last4": issued.last4,
+                "scopes": list(asked.scopes),
+                "models": list(asked.models) if asked.models is not None else None,
+                "expires_at": asked.expires_at,
+                "n": n,
+                **write_rules(asked.rules),
+            },
         )
     return issued
 
@@ -96,22 +103,12 @@ async def list_keys(connection: Connection) -> list[dict[str, Any]]:
     async with connection.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(
             "SELECT k.id, k.name, u.email AS user, k.role, k.environment, k.last4, k.models, k.scopes,"
-            " k.created_at, k.last_used_at, k.expires_at, k.revoked_at"
+            " k.providers, k.ip_allowlist, k.referrers, k.max_requests, k.max_spend_usd::text, k.limits,"
+            " k.created_at, k.last_used_at, k.expires_at, k.revoked_at, k.replaced_until"
             " FROM api_keys k JOIN users u ON u.id = k.user_id ORDER BY k.created_at, k.id"
         )
         rows = await cursor.fetchall()
     return [{name: _show(value) for name, value in row.items()} for row in rows]
-
-
-async def revoke_key(connection: Connection, key_id: str) -> bool:
-    """Revoke a key for good; False when there is none of that id. Doing it twice keeps the first moment."""
-    async with connection.transaction():
-        n = await count_change(connection)
-        found = await connection.execute(
-            "UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()), changed_n = %s WHERE id = %s",
-            (n, key_id),
-        )
-    return found.rowcount == 1
 
 
 def _show(value: Any) -> Any:

@@ -16,14 +16,15 @@ import orjson
 
 from engine.call import Caller
 from engine.storage.home import open_private, write_private
+from engine.storage.key_rules import compile_bounds
 from engine.storage.secrets import KeyRing
 
 log = logging.getLogger(__name__)
 
 CACHE_FILE = "keys.cache"
 MOST_KEYS = 10_000
-_LAYOUT = 1
-_N, _KEY_ID = 1, 2
+_LAYOUT = 2
+_HASH, _N, _KEY_ID = 0, 1, 2
 
 
 class KnownKey(NamedTuple):
@@ -64,13 +65,11 @@ class KeyCacheFile:
             fcntl.flock(lock, fcntl.LOCK_EX)
             # Rows stay as they are written: with many keys, making callers of them would hold up the loop's thread.
             rows = {
-                row[_KEY_ID]: row
-                for row in self._read_rows()
-                if row[_N] >= dropped.get(row[_KEY_ID], row[_N])
+                row[_HASH]: row for row in self._read_rows() if row[_N] >= dropped.get(row[_KEY_ID], row[_N])
             }
             for key in learned:
-                rows.pop(key.caller.key_id, None)
-                rows[key.caller.key_id] = _write_row(key)
+                rows.pop(key.hash.hex(), None)
+                rows[key.hash.hex()] = _write_row(key)
             body = orjson.dumps({"layout": _LAYOUT, "keys": list(rows.values())[-MOST_KEYS:]})
             write_private(self._home, CACHE_FILE, self._ring.seal(body).encode() + b"\n" + body)
         finally:
@@ -90,19 +89,26 @@ def _write_row(key: KnownKey) -> list[Any]:
         who.models,
         sorted(who.scopes),
         who.expires_at,
+        who.environment,
+        who.scoped_models,
+        dict(who.bounds.rules) if who.bounds is not None else {},
     ]
 
 
 def _read_row(row: list[Any]) -> KnownKey:
-    hashed, n, key_id, user_id, role, name, last4, models, scopes, expires_at = row
+    hashed, n, key_id, user_id, role, name, last4, models, scopes, expires_at, *rest = row
+    environment, scoped_models, rules = rest
     caller = Caller(
         key_id=key_id,
         user_id=user_id,
         role=role,
         name=name,
         last4=last4,
+        environment=environment,
         models=tuple(models) if models is not None else None,
         scopes=frozenset(scopes),
+        scoped_models=tuple(scoped_models) if scoped_models is not None else None,
         expires_at=expires_at,
+        bounds=compile_bounds(rules),
     )
     return KnownKey(bytes.fromhex(hashed), caller, n)

@@ -11,14 +11,15 @@ import hmac
 import logging
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psycopg
 
 from engine.call import Caller
 from engine.errors import DependencyAway, KeyRefused
 from engine.storage.key_cache import KeyCacheFile, KnownKey
+from engine.storage.key_rows import SELECT_KEY, KeyRow, read_key_row
 from engine.storage.postgres import Connection, Database, cancel_tasks
 from engine.storage.secrets import KeyRing, is_key
 
@@ -35,12 +36,6 @@ _USED_AT_ONCE = 1000
 _MOST_DROPPED = 20_000
 _PREFIX = 16
 
-_SELECT_KEY = (
-    "SELECT c.n, k.id, k.hash, k.user_id, k.role, k.name, k.last4, k.models, k.scopes,"
-    " extract(epoch FROM k.expires_at)::float8, k.revoked_at IS NOT NULL, u.active, k.ring_id"
-    " FROM change_counter c"
-    " LEFT JOIN (api_keys k JOIN users u ON u.id = k.user_id) ON k.hash = ANY(%s::bytea[])"
-)
 _SELECT_CHANGED = (
     "SELECT k.id, k.hash FROM api_keys k JOIN users u ON u.id = k.user_id WHERE k.changed_n > %s"
     " UNION SELECT k.id, k.hash FROM users u JOIN api_keys k ON k.user_id = u.id WHERE u.changed_n > %s"
@@ -71,7 +66,7 @@ class KeyStore:
         self._dropped: dict[str, int] = {}
         self._used: set[str] = set()
         self._learned: set[bytes] = set()
-        self._scopes: dict[frozenset[str], frozenset[str]] = {}
+        self._scopes: dict[frozenset[str], frozenset[str]] = {}  # one set for all keys alike
         self._forgot = False
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -142,46 +137,25 @@ class KeyStore:
     async def _ask(self, key_text: str, hashed: bytes) -> Caller:
         hashes = list(self._ring.hash_under_all(key_text))
 
-        async def select(connection: Connection) -> tuple[Any, ...]:
-            row: tuple[Any, ...] | None = await (await connection.execute(_SELECT_KEY, (hashes,))).fetchone()
+        async def select(connection: Connection) -> KeyRow:
+            row = await (await connection.execute(SELECT_KEY, {"hashes": hashes})).fetchone()
             assert row is not None, "change_counter has one row"
-            return row
+            return read_key_row(row, hashes, time.time())
 
         deadline = time.monotonic() + _ANSWER_WITHIN_S
         row = await self._database.run(select)
-        while row[0] < self._seen_n:  # older than a change that was acted on: what it says may be undone
+        while row.n < self._seen_n:  # older than a change that was acted on: what it says may be undone
             if time.monotonic() > deadline:
                 raise DependencyAway("The key database lags behind.", retry_after_s=2)
             await asyncio.sleep(0.01)
             row = await self._database.run(select)
-        caller = self._read_caller(row, hashes, hashed)
+        if row.caller is None:
+            raise self._refuse(hashed, row.refusal)
+        caller = replace(row.caller, scopes=self._scopes.setdefault(row.caller.scopes, row.caller.scopes))
         self._remember(hashed, caller)
-        if row[12] != self._ring.newest.id:
+        if row.is_current and row.ring_id != self._ring.newest.id:
             await self._rehash(caller.key_id, hashed)
         return caller
-
-    def _read_caller(self, row: tuple[Any, ...], hashes: list[bytes], hashed: bytes) -> Caller:
-        _, key_id, stored, user_id, role, name, last4, models, scopes, expires_at, revoked, active, _ = row
-        if key_id is None or not any(hmac.compare_digest(stored, candidate) for candidate in hashes):
-            raise self._refuse(hashed, "This API key is not known.")
-        if revoked:
-            raise self._refuse(hashed, "This API key was revoked.")
-        if not active:
-            raise self._refuse(hashed, "The owner of this API key is not active.")
-        if expires_at is not None and expires_at <= time.time():
-            raise self._refuse(hashed, "This API key has expired.")
-        return Caller(
-            key_id=key_id,
-            user_id=user_id,
-            role=role,
-            name=name,
-            last4=last4,
-            models=tuple(models) if models is not None else None,
-            scopes=self._scopes.setdefault(
-                frozenset(scopes), frozenset(scopes)
-            ),  # one set for all keys alike
-            expires_at=expires_at,
-        )
 
     def _refuse(self, hashed: bytes, sentence: str) -> KeyRefused:
         if len(self._refused) >= _MOST_REFUSED:

@@ -10,6 +10,7 @@ from engine.call import Call, Caller
 from engine.errors import LimitExceeded
 from engine.policies.admission import Admission, find_scopes, reserve_tokens
 from engine.policies.limits import Limiter
+from engine.storage.key_rules import compile_bounds
 from engine.wire.usage import Usage
 from tests.routing.things import DOOR, make_door, make_model, make_policy, make_snapshot, make_target
 
@@ -128,3 +129,26 @@ def test_the_prompt_and_what_the_caller_allows_are_reserved(
     call = make_call(**request_body)
     call.door = make_door(operation)
     assert reserve_tokens(call, make_policy()) == tokens
+
+
+async def test_of_a_policys_limit_and_a_keys_own_the_tighter_one_holds() -> None:
+    for own, policys, fits in ((2, 9, 2), (9, 2, 2)):
+        admission, _ = make_admission()
+        bounds = compile_bounds({"limits": {"requests": {"minute": own}}})
+        policy = make_policy(limits={"key": {"requests": {"minute": policys}}})
+        for _ in range(fits):
+            async with admission.admit(make_call(Caller("k", "u", bounds=bounds)), policy):
+                pass
+        with pytest.raises(LimitExceeded):
+            async with admission.admit(make_call(Caller("k", "u", bounds=bounds)), policy):
+                pass
+
+
+async def test_a_keys_own_limit_holds_where_the_policy_has_none() -> None:
+    admission, _ = make_admission()
+    caller = Caller("k", "u", bounds=compile_bounds({"limits": {"tokens": {"minute": 500}}}))
+    async with admission.admit(make_call(caller, max_tokens=300), make_policy()) as headers:
+        assert dict(headers)[b"x-ratelimit-remaining-tokens"] == b"100"
+    with pytest.raises(LimitExceeded):
+        async with admission.admit(make_call(caller, max_tokens=500), make_policy()):
+            pass

@@ -1,6 +1,7 @@
 """Who is calling, told from the headers alone."""
 
 import hmac
+from typing import Any
 
 import pytest
 
@@ -8,6 +9,7 @@ from engine.call import Caller
 from engine.errors import KeyRefused, NotAllowed
 from engine.policies.identity import Identity, read_key
 from engine.secret import Secret
+from engine.storage.key_rules import compile_bounds
 
 KEY = "gw_live_" + "k" * 43
 ADMIN = "gw_test_" + "a" * 43
@@ -121,7 +123,34 @@ async def test_without_an_environment_key_an_empty_one_opens_nothing() -> None:
         await Identity(Keys(), Secret("")).identify([(b"authorization", b"Bearer ")])
 
 
+def ask(method: str, path: str, key: str, client: str = "10.0.0.1") -> dict[str, Any]:
+    return {
+        "method": method,
+        "path": path,
+        "headers": [(b"x-api-key", key.encode())],
+        "client": (client, 1),
+    }
+
+
 async def test_only_administrators_pass_the_administrations_door() -> None:
     with pytest.raises(NotAllowed):
-        await identity().identify_admin([(b"x-api-key", KEY.encode())])
-    assert (await identity().identify_admin([(b"x-api-key", ADMIN.encode())])).role == "admin"
+        await identity().admit(ask("GET", "/admin/calls", KEY))
+    assert (await identity().admit(ask("GET", "/admin/calls", ADMIN))).role == "admin"
+
+
+async def test_a_key_is_judged_by_the_address_it_comes_from_on_every_way_in() -> None:
+    bound = Caller("k", "u", bounds=compile_bounds({"ip_allowlist": ["192.0.2.0/24"]}))
+    house = identity(Keys({KEY: bound}))
+    headers = [(b"x-api-key", KEY.encode())]
+    assert await house.identify(headers, "192.0.2.1") is bound
+    assert await house.admit(ask("GET", "/v1/models", KEY, "192.0.2.1")) is bound
+    for refused in (house.identify(headers, "192.0.3.1"), house.admit(ask("GET", "/v1/models", KEY))):
+        with pytest.raises(NotAllowed):
+            await refused
+
+
+async def test_a_key_without_the_scope_does_not_infer() -> None:
+    reader = Caller("k", "u", scopes=frozenset({"read", "catalog"}))
+    with pytest.raises(NotAllowed) as refused:
+        await identity(Keys({KEY: reader})).identify([(b"x-api-key", KEY.encode())])
+    assert refused.value.code == "scope_missing"

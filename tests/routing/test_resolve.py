@@ -9,6 +9,7 @@ from engine.call import Caller
 from engine.config.snapshot import Endpoint
 from engine.errors import NobodyAvailable, NotAllowed, NotFound, Unpriced
 from engine.routing.resolve import find_near_names, find_price, list_visible, make_plan
+from engine.storage.key_rules import compile_bounds
 from tests.routing.things import (
     FORMAT,
     make_model,
@@ -167,3 +168,28 @@ def test_a_provider_goes_before_the_policy_with_unknown_prices() -> None:
     )
     with pytest.raises(Unpriced):
         make_plan(make_snapshot(strict), ANYBODY, "m", "chat")
+
+
+def bind(*providers: str) -> Caller:
+    return Caller("k", "u", bounds=compile_bounds({"providers": list(providers)}))
+
+
+def test_a_key_reaches_only_the_providers_on_its_list() -> None:
+    model = make_model("m", make_target("alpha"), make_target("beta"))
+    snapshot = make_snapshot(model)
+    plan = make_plan(snapshot, bind("be*"), "m", "chat")
+    assert [target.provider.name for target in plan.targets] == ["beta"]
+    assert len(make_plan(snapshot, ANYBODY, "m", "chat").targets) == 2
+    with pytest.raises(NotAllowed) as refused:
+        make_plan(snapshot, bind("gamma"), "m", "chat")
+    assert refused.value.code == "provider_not_allowed"
+    assert list_visible(snapshot, bind("gamma")) == [] and list_visible(snapshot, bind("alpha")) == [model]
+
+
+def test_a_scope_of_models_and_a_list_of_models_both_have_to_cover_the_model() -> None:
+    snapshot = make_snapshot(make_model("gpt-a", make_target("p")), make_model("gpt-b", make_target("p")))
+    both = Caller("k", "u", models=("*-a", "x"), scoped_models=("gpt-*",))
+    assert make_plan(snapshot, both, "gpt-a", "chat")
+    with pytest.raises(NotAllowed):
+        make_plan(snapshot, both, "gpt-b", "chat")
+    assert [model.name for model in list_visible(snapshot, both)] == ["gpt-a"]

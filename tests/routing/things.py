@@ -129,7 +129,7 @@ def make_snapshot(*models: Model, providers: Mapping[str, Provider] | None = Non
     return Snapshot(
         version="0" * 64,
         loaded_at=0.0,
-        server=ServerSettings("127.0.0.1", 8000, 1, 1 << 20, 10, 60, 75, 0, 120),
+        server=ServerSettings("127.0.0.1", 8000, 1, 1 << 20, 1 << 20, 1 << 16, 10, 60, 75, 0, 120),
         models={model.name: model for model in models},
         names={name: model for model in models for name in (model.name, *model.aliases)},
         providers={**found, **(providers or {})},

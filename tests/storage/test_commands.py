@@ -79,7 +79,7 @@ async def test_commands_work_beside_a_running_gateway(ready_home: Path):
     home = ready_home
     server = EmbeddedDatabase(home)
     await server.start()
-    assert run(home, "migrate")[1] == "applied 0001_first.sql\n"
+    assert run(home, "migrate")[1].startswith("applied 0001_first.sql, ")
     assert run(home, "migrate")[1] == "nothing to apply\n"
     assert run(home, "keys", "create", "--name", "beside")[0] == 0
     assert server._process is not None and server._process.poll() is None
@@ -114,3 +114,45 @@ def test_a_database_url_is_used_and_needs_a_ring(home: Path, database_url: str):
 def test_a_database_that_is_away_is_one_sentence(home: Path):
     code, out, err = run(home, "keys", "list", DATABASE_URL="postgresql://u:hidden@127.0.0.1:1/x")
     assert (code, out) == (1, "") and "hidden" not in err and "Traceback" not in err
+
+
+def test_a_key_is_made_with_all_its_rules_and_rotated(ready_home: Path, tmp_path: Path):
+    home = ready_home
+    limits = tmp_path / "limits.yaml"
+    limits.write_text("requests: {minute: 60}\nconcurrency: 2\n")
+    rules = ["--scope", "inference", "--scope", "read", "--providers", "openai,sim*", "--expires", "30d"]
+    rules += ["--allow-ip", "10.0.0.0/8", "--allow-ip", "2001:db8::/32", "--referrer", "app.example.com"]
+    rules += ["--max-requests", "100", "--max-spend", "2.50", "--limits", str(limits)]
+    code, out, err = run(home, "keys", "create", "--name", "tight", *rules)
+    assert code == 0, err
+    (listed,) = [json.loads(line) for line in run(home, "keys", "list", "--format", "json")[1].splitlines()]
+    assert (listed["scopes"], listed["providers"]) == (["inference", "read"], ["openai", "sim*"])
+    assert listed["ip_allowlist"] == ["10.0.0.0/8", "2001:db8::/32"]
+    assert (listed["max_requests"], listed["referrers"]) == (100, ["app.example.com"])
+    assert listed["limits"] == {"requests": {"minute": 60}, "concurrency": 2} and listed["expires_at"]
+
+    code, rotated, err = run(home, "keys", "rotate", listed["id"], "--grace", "1h")
+    assert code == 0 and listed["id"] in err
+    assert re.fullmatch(r"gw_live_[\w-]{43}", rotated.strip()) and rotated.strip() != out.splitlines()[-1]
+    assert run(home, "keys", "rotate", "key_unknown")[0] == 1
+    assert run(home, "keys", "rotate")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--scope", "everything", "is no scope"),
+        ("--allow-ip", "10.0.0.0/33", "is not a network"),
+        ("--referrer", "https://x", "is not the name of a host"),
+        ("--expires", "soon", "is not 30d"),
+        ("--expires", "2027-01-01T00:00:00", "time zone"),
+        ("--max-spend", "lots", "max_spend_usd"),
+        ("--max-requests", "-1", "max_requests"),
+        ("--limits", "/nowhere.yaml", "No such file"),
+    ],
+)
+def test_a_rule_that_is_none_is_refused_before_anything_happens(
+    home: Path, option: str, value: str, told: str
+):
+    code, out, err = run(home, "keys", "create", "--name", "x", f"{option}={value}")
+    assert (code, out) == (2, "") and told in err and "Traceback" not in err

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,10 @@ from engine.storage.issuing import (
     issue_first_admin_key,
     issue_key,
     list_keys,
-    revoke_key,
 )
 from engine.storage.key_cache import CACHE_FILE
+from engine.storage.key_changes import Which, revoke_key, rotate_keys
+from engine.storage.key_rules import KeyRules
 from engine.storage.keys import KeyStore
 from engine.storage.migrations import migrate_url
 from engine.storage.postgres import Connection, Database
@@ -287,3 +289,104 @@ async def test_workers_merge_their_cache_files(
     await born.start()
     assert all(born.find(text) for text in texts)
     await born.stop()
+
+
+RULES = KeyRules(
+    providers=("openai", "sim*"),
+    ip_allowlist=("10.0.0.0/8", "2001:db8::/32"),
+    referrers=("App.Example.com",),
+    max_requests=3,
+    max_spend_usd="1.5",
+    limits={"requests": {"minute": 5}, "concurrency": 1},
+)
+
+
+async def test_every_rule_of_a_key_reaches_its_caller_and_the_cache_file(
+    store: KeyStore, connection: Connection, ring: KeyRing
+):
+    asked = KeyRequest("r", environment="staging", scopes=("models:gpt-*", "read"), rules=RULES)
+    text = (await issue_key(connection, ring, asked)).key.reveal()
+    caller = await store.fetch(text)
+    await store._save()
+    (kept,) = [known.caller for known in store._file.load()]
+    for who in (caller, kept):
+        bounds = who.bounds
+        assert bounds is not None and bounds.limit is not None
+        assert (who.environment, who.scoped_models) == ("staging", ("gpt-*",))
+        assert who.scopes == {"inference", "catalog", "read"}
+        assert (bounds.providers, bounds.referrers) == (("openai", "sim*"), ("app.example.com",))
+        assert bounds.addresses.hold("10.1.1.1") and not bounds.addresses.hold("11.1.1.1")
+        assert (bounds.max_requests, bounds.max_spend_usd, bounds.is_capped) == (3, Decimal("1.5"), True)
+        assert (bounds.limit.requests, bounds.limit.concurrency) == ({60: 5}, 1)
+
+
+async def test_a_key_without_rules_carries_none(store: KeyStore, connection: Connection, ring: KeyRing):
+    text = (await issue_key(connection, ring, KeyRequest("plain"))).key.reveal()
+    assert (await store.fetch(text)).bounds is None
+
+
+async def test_the_old_text_of_a_rotated_key_is_valid_until_its_time(
+    store: KeyStore, connection: Connection, ring: KeyRing
+):
+    issued = await issue_key(connection, ring, KeyRequest("turn", rules=RULES))
+    old = issued.key.reveal()
+    await store.fetch(old)
+    (renewed,) = await rotate_keys(connection, ring, Which(issued.id), grace_s=1.5)
+    new = renewed.key.reveal()
+    await wait_until(lambda: store.find(old) is None, within_s=1)
+    both = [await store.fetch(text) for text in (old, new)]
+    assert renewed.id == issued.id and new != old
+    assert [caller.key_id for caller in both] == [issued.id] * 2
+    assert all(caller.bounds is not None for caller in both)
+    assert both[0].expires_at is not None and both[1].expires_at is None
+    await asyncio.sleep(1.5)
+    with pytest.raises(KeyRefused, match="expired"):
+        store.find(old)
+    assert store.find(new) is both[1]
+
+
+async def test_without_grace_the_old_text_is_unknown_at_once(
+    store: KeyStore, connection: Connection, ring: KeyRing
+):
+    issued = await issue_key(connection, ring, KeyRequest("now"))
+    await rotate_keys(connection, ring, Which(issued.id))
+    with pytest.raises(KeyRefused, match="not known"):
+        await store.fetch(issued.key.reveal())
+
+
+async def test_a_second_rotation_ends_the_text_before_the_last(connection: Connection, ring: KeyRing, store):
+    first = await issue_key(connection, ring, KeyRequest("twice"))
+    (second,) = await rotate_keys(connection, ring, Which(first.id), grace_s=600)
+    (third,) = await rotate_keys(connection, ring, Which(first.id), grace_s=600)
+    with pytest.raises(KeyRefused):
+        await store.fetch(first.key.reveal())
+    assert await store.fetch(second.key.reveal()) and await store.fetch(third.key.reveal())
+
+
+async def test_rotation_in_bulk_takes_the_active_keys_it_names(connection: Connection, ring: KeyRing):
+    asked = [("a", "live", "one@b.c"), ("b", "test", "one@b.c"), ("c", "live", "two@b.c")]
+    made = [await issue_key(connection, ring, KeyRequest(n, environment=e, user=u)) for n, e, u in asked]
+    gone = await issue_key(connection, ring, KeyRequest("gone", user="one@b.c"))
+    await revoke_key(connection, gone.id)
+    row = await (await connection.execute("SELECT id FROM users WHERE email = 'one@b.c'")).fetchone()
+    assert row is not None
+    both = await rotate_keys(connection, ring, Which(user_id=row[0]))
+    assert {key.id for key in both} == {made[0].id, made[1].id}
+    (live,) = await rotate_keys(connection, ring, Which(user_id=row[0], environment="live"))
+    assert live.id == made[0].id and live.key.reveal().startswith("gw_live_")
+
+
+async def test_a_revoked_key_is_not_brought_back_by_a_rotation(connection: Connection, ring: KeyRing):
+    issued = await issue_key(connection, ring, KeyRequest("dead"))
+    await revoke_key(connection, issued.id)
+    assert await rotate_keys(connection, ring, Which(issued.id), grace_s=60) == []
+
+
+async def test_a_revocation_ends_the_old_text_too(store: KeyStore, connection: Connection, ring: KeyRing):
+    issued = await issue_key(connection, ring, KeyRequest("both"))
+    await rotate_keys(connection, ring, Which(issued.id), grace_s=600)
+    await store.fetch(issued.key.reveal())
+    await revoke_key(connection, issued.id)
+    await wait_until(lambda: store.find(issued.key.reveal()) is None, within_s=1)
+    with pytest.raises(KeyRefused, match="revoked"):
+        await store.fetch(issued.key.reveal())

@@ -1,0 +1,72 @@
+"""A row of `api_keys` with its owner becomes a `Caller`, or the sentence why it is refused."""
+
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+from engine.call import Caller
+from engine.storage.key_rules import compile_bounds, grant_scopes
+
+SELECT_KEY: LiteralString = (
+    "SELECT c.n, k.hash, k.replaced_hash, extract(epoch FROM k.replaced_until)::float8, k.ring_id,"
+    " k.revoked_at IS NOT NULL, u.active, k.id, k.user_id, k.role, k.name, k.last4, k.environment,"
+    " k.models, k.scopes, extract(epoch FROM k.expires_at)::float8,"
+    " k.providers, k.ip_allowlist, k.referrers, k.max_requests, k.max_spend_usd::text, k.limits"
+    " FROM change_counter c LEFT JOIN (api_keys k JOIN users u ON u.id = k.user_id)"
+    " ON k.hash = ANY(%(hashes)s::bytea[]) OR k.replaced_hash = ANY(%(hashes)s::bytea[])"
+)
+RULES = ("providers", "ip_allowlist", "referrers", "max_requests", "max_spend_usd", "limits")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRow:
+    """What the database said of a key; `caller` is None when nobody has it, `refusal` says why not."""
+
+    n: int
+    caller: Caller | None = None
+    refusal: str = ""
+    is_current: bool = True
+    """False: it was asked for with the text that the key had before its rotation."""
+    ring_id: str = ""
+
+
+def read_key_row(row: tuple[Any, ...], hashes: Sequence[bytes], now: float) -> KeyRow:
+    """Compares in constant time which of its two texts the key was asked for with."""
+    n, stored, replaced, replaced_until, ring_id, revoked, active, *facts = row
+    is_current = stored is not None and _is_one_of(stored, hashes)
+    if not is_current and (replaced is None or not _is_one_of(replaced, hashes)):
+        return KeyRow(n, refusal="This API key is not known.")
+    if revoked:
+        return KeyRow(n, refusal="This API key was revoked.")
+    if not active:
+        return KeyRow(n, refusal="The owner of this API key is not active.")
+    caller = make_caller(facts, None if is_current else replaced_until)
+    if caller.expires_at is not None and caller.expires_at <= now:
+        return KeyRow(n, refusal="This API key has expired.")
+    return KeyRow(n, caller, is_current=is_current, ring_id=ring_id)
+
+
+def _is_one_of(stored: bytes, hashes: Sequence[bytes]) -> bool:
+    return any(hmac.compare_digest(stored, candidate) for candidate in hashes)
+
+
+def make_caller(facts: Sequence[Any], until: float | None = None) -> Caller:
+    """The caller of a key's columns; with `until` its old text, which ends then."""
+    key_id, user_id, role, name, last4, environment, models, scopes, expires_at, *rules = facts
+    granted, scoped_models = grant_scopes(scopes)
+    given = {name: value for name, value in zip(RULES, rules, strict=True) if value not in (None, [], {})}
+    ends = [moment for moment in (expires_at, until) if moment is not None]
+    return Caller(
+        key_id=key_id,
+        user_id=user_id,
+        role=role,
+        name=name,
+        last4=last4,
+        environment=environment,
+        models=tuple(models) if models is not None else None,
+        scopes=granted,
+        scoped_models=scoped_models,
+        expires_at=min(ends, default=None),
+        bounds=compile_bounds(given),
+    )

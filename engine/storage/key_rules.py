@@ -1,0 +1,140 @@
+"""What a key may do: its scopes, and the rules a person gives it, checked here and compiled once for the calls.
+
+    inference       every model          models:<glob>   inference with these models only
+    read            look at one's own account (role admin: at the gateway's)
+    admin           change it; holds `read`
+
+Every scope adds to the others. A key's list of models takes away again: what is not on it is refused.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Annotated, Any
+
+from psycopg.types.json import Jsonb
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError
+
+from engine.call import KeyBounds
+from engine.config.build import build_limit
+from engine.config.networks import Networks, read_network
+from engine.config.schema_base import Strict, Usd, described
+from engine.config.schema_policy import ScopeLimitEntry
+from engine.errors import InvalidRequest
+
+SCOPES = ("inference", "read", "admin")
+MODELS = "models:"
+_GRANTED = {
+    "inference": {"inference", "catalog"},
+    "read": {"read", "catalog"},
+    "admin": {"admin", "read", "catalog"},
+}
+_HOST = re.compile(r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+_MOST = 100
+
+
+def _check_scope(text: str) -> str:
+    if text in SCOPES or (text.startswith(MODELS) and len(text) > len(MODELS)):
+        return text
+    raise ValueError(f"{text[:60]!r} is no scope; scopes are {', '.join(SCOPES)} and models:<glob>")
+
+
+def _check_network(text: str) -> str:
+    read_network(text)
+    return text
+
+
+def _check_host(text: str) -> str:
+    host = text.strip().lower()
+    if len(host) > 253 or not _HOST.fullmatch(host):
+        raise ValueError(f"{text[:60]!r} is not the name of a host such as app.example.com")
+    return host.removeprefix("*.")
+
+
+def _refuse_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("text must not hold a NUL character")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_refuse_nul)]
+Glob = Annotated[Text, StringConstraints(min_length=1, max_length=200)]
+Scope = Annotated[Glob, AfterValidator(_check_scope)]
+Network = Annotated[str, AfterValidator(_check_network)]
+Host = Annotated[str, AfterValidator(_check_host)]
+MostRequests = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class KeyRules(Strict):
+    """The rules of one key, beside its scopes and its list of models. What is left out allows everything."""
+
+    providers: tuple[Glob, ...] | None = described(
+        "globs of the providers it may reach", None, max_length=_MOST
+    )
+    ip_allowlist: tuple[Network, ...] = described("networks it may be used from", (), max_length=_MOST)
+    referrers: tuple[Host, ...] = described(
+        "hosts, with those below them, whose pages may use it", (), max_length=_MOST
+    )
+    max_requests: MostRequests | None = described("calls in all its life", None)
+    max_spend_usd: Usd | None = described("US dollars in all its life, as text", None)
+    limits: ScopeLimitEntry | None = described("its own limits, shaped like `limits.key` of a policy", None)
+
+
+def read_scopes(texts: Iterable[str]) -> tuple[str, ...]:
+    """The scopes that a person named, each once. Raises ValueError."""
+    return tuple(dict.fromkeys(map(_check_scope, texts)))
+
+
+def word_problem(problem: ValidationError) -> InvalidRequest:
+    """The first thing that pydantic found, as an error of this gateway; never with what was given."""
+    first = problem.errors(include_input=False, include_url=False, include_context=False)[0]
+    path = ".".join(str(step) for step in first["loc"]) or "body"
+    sentence = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        sentence = "unknown field"
+    return InvalidRequest(f"{path}: {sentence}", code="invalid_value", param=path)
+
+
+def grant_scopes(scopes: Iterable[str]) -> tuple[frozenset[str], tuple[str, ...] | None]:
+    """What the scopes of a key open, and the models that they alone allow (None: all)."""
+    given, granted = set(scopes), set[str]()
+    for scope in given:
+        granted |= _GRANTED.get(scope, set())
+    globs = tuple(sorted(scope[len(MODELS) :] for scope in given if scope.startswith(MODELS)))
+    if not globs:
+        return frozenset(granted), None
+    narrowed = None if "inference" in given else globs
+    return frozenset(granted | _GRANTED["inference"]), narrowed
+
+
+def compile_bounds(rules: Mapping[str, Any]) -> KeyBounds | None:
+    """The rules that a call has to be checked against; None for a key that has none.
+
+    They were checked when they were written. `rules` is JSON as `KeyRules` writes it.
+    """
+    if not rules:
+        return None
+    limits, most_usd = rules.get("limits"), rules.get("max_spend_usd")
+    providers = rules.get("providers")
+    return KeyBounds(
+        rules=rules,
+        providers=None if providers is None else tuple(providers),
+        addresses=Networks(rules.get("ip_allowlist") or ()),
+        referrers=tuple(rules.get("referrers") or ()),
+        limit=build_limit(ScopeLimitEntry.model_validate(limits)) if limits else None,
+        max_requests=rules.get("max_requests"),
+        max_spend_usd=None if most_usd is None else Decimal(most_usd),
+    )
+
+
+def write_rules(rules: KeyRules) -> dict[str, Any]:
+    """The values of a key's columns; of the limits only what was said."""
+    limits = {} if rules.limits is None else rules.limits.model_dump(mode="json", exclude_unset=True)
+    return {
+        "providers": None if rules.providers is None else list(rules.providers),
+        "ip_allowlist": list(rules.ip_allowlist) or None,
+        "referrers": list(rules.referrers) or None,
+        "max_requests": rules.max_requests,
+        "max_spend_usd": rules.max_spend_usd,
+        "limits": Jsonb(limits),
+    }
