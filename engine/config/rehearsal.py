@@ -116,6 +116,8 @@ def _hear_failure(failure: UpstreamFailure) -> Heard:
 def _hear_plain(format: Format, doc: Any) -> Heard:
     if isinstance(doc, dict) and (failure := find_failure(format, doc)) is not None:
         return _hear_failure(failure)
+    if not format.has("reply"):
+        return Heard(usage=format.read_usage(doc))
     events = format.read_reply(doc)
     if any(isinstance(event, Failed) for event in events):
         return Heard(
