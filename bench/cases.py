@@ -1,4 +1,4 @@
-"""What is asked: the same four requests of every system, as an OpenAI SDK sends them."""
+"""What is asked: the same requests of every system, as an OpenAI SDK sends them."""
 
 import base64
 import dataclasses
@@ -8,6 +8,8 @@ from typing import Any
 
 PATH = "/v1/chat/completions"
 CONNECTIONS = (1, 64)
+TRANSLATED = "bench-translated"
+TRANSLATORS = ("direct", "gatewayz")
 _QUESTION = "What makes a gateway fast, and how would you measure it?"
 
 
@@ -20,6 +22,8 @@ class Case:
     body: str
     stream: bool = False
     chunks: int = 0
+    only: tuple[str, ...] = ()
+    """The systems that it is for; none: all."""
 
     def plan(self, port: int, key: str, connections: int, **changes: Any) -> dict[str, Any]:
         """The plan for bench.load."""
@@ -59,6 +63,16 @@ def make_cases() -> list[Case]:
         Case("stream", "100-chunk stream", write_body(_QUESTION, stream=True), stream=True, chunks=100),
         Case("prompt", "20 KB prompt", write_body(long_text)),
         Case("image", "1 MB image prompt", write_body(parts)),
+        # The same calls for a model whose provider speaks Messages; who asks directly gets them untranslated.
+        Case("told", "plain answer, translated", write_body(_QUESTION, model=TRANSLATED), only=TRANSLATORS),
+        Case(
+            "told-stream",
+            "100-chunk stream, translated",
+            write_body(_QUESTION, model=TRANSLATED, stream=True),
+            stream=True,
+            chunks=100,
+            only=TRANSLATORS,
+        ),
     ]
 
 

@@ -87,7 +87,8 @@ class Bench:
             for case in self.options.cases:
                 for connections in CONNECTIONS:
                     for system in order:
-                        self.run_phase(system, case, connections, number, phase_s)
+                        if not case.only or system.name in case.only:
+                            self.run_phase(system, case, connections, number, phase_s)
 
     def run_phase(
         self, system: System, case: Case, connections: int, number: int, phase_s: float
@@ -186,7 +187,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument(
         "--systems", default=",".join(SYSTEMS), help="comma-separated, of: " + ", ".join(SYSTEMS)
     )
-    parser.add_argument("--cases", default="plain,stream,prompt,image")
+    parser.add_argument("--cases", default=",".join(case.name for case in make_cases()))
     parser.add_argument("--soak", action="store_true", help="memory over 100,000 distinct calls")
     parser.add_argument("--soak-calls", type=int, default=100_000)
     parser.add_argument("--scale", action="store_true", help="cost with 100,000 keys and with 5,000 models")

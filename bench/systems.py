@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 
+from bench.cases import TRANSLATED
 from bench.measure import ROOT
 
 VENVS = ROOT / "bench" / ".venvs"
@@ -162,7 +163,18 @@ class Gatewayz(System):
             "allow_private: true\npassthrough: true\n"
             'unknown_price: {input: "0.15", output: "0.60"}\n'
         )
-        rows = ["models:"]
+        (self.folder / "providers.d" / "bench-messages.yaml").write_text(
+            "provider: bench-messages\nformat: anthropic-messages\n"
+            f"base_url: http://127.0.0.1:{self.upstream}\n"
+            'auth: {header: {name: x-api-key, value: "bench-upstream-key"}}\n'
+            "allow_private: true\n"
+        )
+        rows = [
+            "models:",
+            f"  {TRANSLATED}:",
+            '    price: {input: "0.15", output: "0.60", cached_input: "0.075"}',
+            f"    targets: [{{provider: bench-messages, model: {TRANSLATED}}}]",
+        ]
         for name in ["bench-plain", *(f"bench-paced-{n}" for n in (100, 500)), *self.more_models()]:
             rows += [
                 f"  {name}:",

@@ -95,6 +95,37 @@ def answer_stream(model: bytes, with_usage: bool) -> list[bytes]:
     return [_HEAD_STREAM, first, *words, *as_end(model, with_usage)]
 
 
+def answer_messages(model: bytes) -> bytes:
+    """The plain answer of a provider of the Messages wire."""
+    text = b" ".join(_WORDS * 3)
+    body = (
+        b'{"id":"msg_bench","type":"message","role":"assistant","model":"' + model + b'",'
+        b'"content":[{"type":"text","text":"' + text + b'"}],"stop_reason":"end_turn","stop_sequence":null,'
+        b'"usage":{"input_tokens":19,"output_tokens":100}}'
+    )
+    return _HEAD_PLAIN % len(body) + body
+
+
+def stream_messages(model: bytes) -> list[bytes]:
+    """The same as a stream: head, start, 98 pieces of text, end."""
+    started = (
+        b'{"type":"message_start","message":{"id":"msg_bench","type":"message","role":"assistant","model":"'
+        + model
+        + b'","content":[],"stop_reason":null,"usage":{"input_tokens":19,"output_tokens":1}}}'
+    )
+    events = [started, b'{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}']
+    for n in range(CHUNKS - 2):
+        word = _WORDS[n % len(_WORDS)]
+        delta = b'"delta":{"type":"text_delta","text":" ' + word + b'"}'
+        events.append(b'{"type":"content_block_delta","index":0,' + delta + b"}")
+    events += [
+        b'{"type":"content_block_stop","index":0}',
+        b'{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":100}}',
+        b'{"type":"message_stop"}',
+    ]
+    return [_HEAD_STREAM, *map(as_event, events), b"0\r\n\r\n"]
+
+
 class Pacer:
     """Writes a stamped chunk to every open paced stream 50 times a second, spread over the 20 ms."""
 
@@ -126,10 +157,13 @@ class Pacer:
             asyncio.get_running_loop().call_later(self.next_at - now, self.tick)
 
 
+Answers = dict[tuple[bytes, bool, bool, bool], list[bytes]]
+
+
 class Connection(asyncio.Protocol):
     """One client connection; requests are answered in the order they come."""
 
-    def __init__(self, pacer: Pacer, answers: dict[tuple[bytes, bool, bool], list[bytes]]) -> None:
+    def __init__(self, pacer: Pacer, answers: Answers) -> None:
         self.pacer = pacer
         self.answers = answers
         self.parser = httptools.HttpRequestParser(self)
@@ -172,12 +206,14 @@ class Connection(asyncio.Protocol):
         path = self.url.partition(b"?")[0]
         if path.endswith(b"/chat/completions"):
             self.answer_chat(b"".join(self.body))
+        elif path.endswith(b"/messages"):
+            self.answer_chat(b"".join(self.body), messages=True)
         elif path in _INFO:
             self.transport.write(_HEAD_PLAIN % len(_INFO[path]) + _INFO[path])
         else:
             self.transport.write(_NOT_FOUND)
 
-    def answer_chat(self, body: bytes) -> None:
+    def answer_chat(self, body: bytes, *, messages: bool = False) -> None:
         found = _MODEL.search(body, 0, 4096) or _MODEL.search(body, max(0, len(body) - 4096))
         model = found[1] if found else b"bench"
         if len(body) > 65536:  # the flags stand at either end of a large body
@@ -187,16 +223,19 @@ class Connection(asyncio.Protocol):
         if stream and model.startswith(b"bench-paced-"):
             self.begin_paced(model, with_usage)
             return
-        pieces = self.find_answer(model, stream, with_usage)
+        pieces = self.find_answer(model, stream, with_usage, messages)
         self.pieces.extend(pieces)
         self.write_next()
 
-    def find_answer(self, model: bytes, stream: bool, with_usage: bool) -> list[bytes]:
+    def find_answer(self, model: bytes, stream: bool, with_usage: bool, messages: bool) -> list[bytes]:
         """Prebuilt per model, so that the upstream's own cost stays out of the way."""
-        key = (model, stream, with_usage)
+        key = (model, stream, with_usage, messages)
         pieces = self.answers.get(key)
         if pieces is None:
-            pieces = answer_stream(model, with_usage) if stream else [answer_plain(model)]
+            if messages:
+                pieces = stream_messages(model) if stream else [answer_messages(model)]
+            else:
+                pieces = answer_stream(model, with_usage) if stream else [answer_plain(model)]
             if len(self.answers) < 64:
                 self.answers[key] = pieces
         return pieces
@@ -226,7 +265,7 @@ class Connection(asyncio.Protocol):
 
 
 async def serve(port: int) -> None:
-    pacer, answers = Pacer(), dict[tuple[bytes, bool, bool], list[bytes]]()
+    pacer, answers = Pacer(), Answers()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Connection(pacer, answers), "127.0.0.1", port, backlog=2048)
     await server.serve_forever()
