@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.config.files import CACHE_FORM
+from engine.config.files import CACHE_FORM, find_library
 from engine.config.reload import ConfigWatch, Loader, Runtime
 from engine.config.settings import read_settings
 from engine.errors import ConfigRefused
@@ -88,6 +88,19 @@ def test_a_worker_parses_nothing_that_the_supervisor_parsed(ready: Folder) -> No
             Path(entry["path"]).unlink()
     snapshot = ready.loader().prepare(manifest, run_examples=False)
     assert set(snapshot.models) >= {"m", "n"}
+
+
+def test_a_worker_compiles_nothing_that_the_supervisor_compiled(ready: Folder) -> None:
+    ready.write(
+        {"providers.d/own.yaml": "format: own\nextends: openai-chat\nstream_flag: {stream: yes please}\n"}
+    )
+    supervisor = ready.loader()
+    manifest = supervisor.read()
+    supervisor.prepare(manifest, run_examples=True)
+    entries = {file.name: file.stat().st_ino for file in (ready.path / "home/cache").glob("*.code")}
+    ready.loader().prepare(manifest, run_examples=False)
+    assert entries == {file.name: file.stat().st_ino for file in (ready.path / "home/cache").glob("*.code")}
+    assert len(entries) >= len(list((find_library() / "providers.d/_formats").glob("*.yaml")))
 
 
 def test_a_damaged_cache_is_parsed_and_compiled_again(ready: Folder) -> None:
