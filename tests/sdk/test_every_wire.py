@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import Gateway
+from tests.harness import Gateway, Simulator
 from tests.sdk.talks.anthropic_talk import AnthropicTalk
 from tests.sdk.talks.bedrock_talk import BedrockTalk
 from tests.sdk.talks.cohere_talk import CohereTalk
@@ -99,13 +99,38 @@ def test_tools_are_called_over_three_turns(begin: Begin, stream: bool, thoughts:
     assert talk.answer(stream=stream).finish == "tool_calls"
 
 
-def test_a_conversation_says_the_same_to_every_provider(begin: Begin) -> None:
-    talk = begin("sim/words@9")
+def converse(talk: Talk) -> list[str]:
     said = []
     for stream, words in ((False, "One."), (True, "Two."), (False, "Three.")):
         talk.say(words)
         said.append(talk.answer(stream=stream).text)
-    print(said)
+    return said
+
+
+@pytest.fixture(scope="session")
+def said_directly(simulator: Simulator) -> list[str]:
+    """What the simulator says to a conversation that reached it without a gateway."""
+    client = ChatTalk.connect(simulator.url, "anything")
+    said = converse(ChatTalk(client, "sim/words@9", Wanted()))
+    client.close()
+    return said
+
+
+def test_a_conversation_reaches_every_provider_as_it_was_said(begin: Begin, said_directly: list[str]) -> None:
+    assert converse(begin("sim/words@9")) == said_directly
+
+
+def test_a_stop_sequence_ends_an_answer(begin: Begin, wire: str) -> None:
+    whole = begin("sim/words@30")
+    if not whole.has_stops:
+        pytest.skip("the SDK has no word for it")
+    whole.say("Hello there.")
+    text = whole.answer(stream=False).text
+    stop = " ".join(text.split()[10:12])
+    told = ask_both_ways(begin, "sim/words@30", stops=(stop,))
+    # Responses have no word for it: the header x-loss says so.
+    heard = text if wire == "responses" else text[: text.index(stop)].rstrip()
+    assert (told.text.rstrip(), told.finish) == (heard, "stop")
 
 
 def test_an_image_arrives(begin: Begin) -> None:
@@ -118,3 +143,35 @@ def test_an_answer_keeps_to_a_schema(begin: Begin) -> None:
     talk = begin("sim/json")
     talk.say("Make a plan.")
     assert isinstance(talk.parse(), Plan)
+
+
+# --- errors
+
+REFUSALS = {
+    "sim/400": 400,
+    "sim/context-length": 400,
+    "sim/content-filter": 400,
+    "sim/500": 502,
+    "sim/503": 503,
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
+def test_a_refusal_is_the_sdk_s_own_error(begin: Begin, stream: bool) -> None:
+    for model, status in REFUSALS.items():
+        talk = begin(model)
+        talk.say("Hello there.")
+        with pytest.raises(talk.find_error(status)) as caught:
+            talk.answer(stream=stream)
+        assert talk.read_status(caught.value) == status, model
+        assert talk.find_request_id(caught.value), model
+        assert len(str(caught.value)) > 20, model
+
+
+@pytest.mark.parametrize("model", ["sim/error-in-stream@5", "sim/cut@5", "sim/cut-clean@5"])
+def test_an_error_inside_a_stream_is_raised(begin: Begin, model: str) -> None:
+    talk = begin(f"{model}+tokens@9+chunk-ms@4")
+    talk.say("Hello there.")
+    with pytest.raises(talk.broken) as caught:
+        talk.answer(stream=True)
+    assert len(str(caught.value)) > 10

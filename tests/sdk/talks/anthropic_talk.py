@@ -12,6 +12,7 @@ _FINISH = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length", 
 
 class AnthropicTalk(Talk):
     error: ClassVar[type[Exception]] = anthropic.APIStatusError
+    broken: ClassVar[type[Exception]] = anthropic.APIStatusError
     errors: ClassVar[Any] = {
         400: anthropic.BadRequestError,
         401: anthropic.AuthenticationError,

@@ -11,6 +11,13 @@ from botocore.exceptions import ClientError, EventStreamError
 from tests.sdk.talks.talk import RESULT, SYSTEM, THINKING_BUDGET, Plan, Talk, Told, describe_tools
 
 _FINISH = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length", "tool_use": "tool_calls"}
+_ERRORS = {
+    400: "ValidationException",
+    404: "ResourceNotFoundException",
+    429: "ThrottlingException",
+    502: "InternalServerException",
+    503: "ServiceUnavailableException",
+}
 
 
 def add_up(events: Any) -> dict[str, Any]:
@@ -47,6 +54,7 @@ def _add(block: dict[str, Any], delta: dict[str, Any]) -> None:
 
 class BedrockTalk(Talk):
     error: ClassVar[type[Exception]] = ClientError
+    broken: ClassVar[type[Exception]] = EventStreamError
 
     @classmethod
     def connect(cls, url: str, key: str) -> Any:
@@ -116,8 +124,9 @@ class BedrockTalk(Talk):
     def find_request_id(self, error: Any) -> str | None:
         return error.response["ResponseMetadata"]["RequestId"]
 
+    def find_error(self, status: int) -> type[Exception]:
+        found: type[Exception] = getattr(self.client.exceptions, _ERRORS[status])
+        return found
+
     def read_status(self, error: Any) -> int:
         return int(error.response["ResponseMetadata"]["HTTPStatusCode"])
-
-
-BROKEN = EventStreamError

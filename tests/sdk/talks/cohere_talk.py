@@ -58,6 +58,7 @@ def dump(message: Any) -> dict[str, Any]:
 
 class CohereTalk(Talk):
     error: ClassVar[type[Exception]] = ApiError
+    broken: ClassVar[type[Exception]] = Broken
     errors: ClassVar[Any] = {
         400: cohere.BadRequestError,
         401: cohere.UnauthorizedError,

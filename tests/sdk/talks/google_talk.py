@@ -10,6 +10,7 @@ from tests.sdk.talks.talk import RESULT, SYSTEM, THINKING_BUDGET, Plan, Talk, To
 
 class GoogleTalk(Talk):
     error: ClassVar[type[Exception]] = errors.APIError
+    broken: ClassVar[type[Exception]] = errors.APIError
     errors: ClassVar[Any] = {
         **dict.fromkeys((400, 401, 403, 404, 422, 429), errors.ClientError),
         **dict.fromkeys((502, 503), errors.ServerError),

@@ -87,6 +87,7 @@ class LangChainTalk(Talk):
 class LangChainOpenAITalk(LangChainTalk):
     error: ClassVar[type[Exception]] = openai.APIError
     errors: ClassVar[Any] = OpenAITalk.errors
+    broken: ClassVar[type[Exception]] = openai.APIError
     shows_thoughts: ClassVar[bool] = False
     """Of chat completions this class reads no thoughts."""
     responses: ClassVar[bool] = False
@@ -122,6 +123,7 @@ class LangChainResponsesTalk(LangChainOpenAITalk):
 class LangChainAnthropicTalk(LangChainTalk):
     error: ClassVar[type[Exception]] = anthropic.APIStatusError
     errors: ClassVar[Any] = AnthropicTalk.errors
+    broken: ClassVar[type[Exception]] = anthropic.APIStatusError
 
     def make(self, url: str, key: str) -> Any:
         asked: dict[str, Any] = {}

@@ -23,6 +23,7 @@ _ERRORS = {
 class OpenAITalk(Talk):
     error: ClassVar[type[Exception]] = openai.APIError
     errors: ClassVar[Any] = _ERRORS
+    broken: ClassVar[type[Exception]] = openai.APIError
 
     @classmethod
     def connect(cls, url: str, key: str) -> Any:

@@ -50,7 +50,8 @@ class Talk(ABC):
 
     error: ClassVar[type[Exception]]
     errors: ClassVar[Mapping[int, type[Exception]]] = {}
-    """The class of the SDK for a status; `error` for all others."""
+    broken: ClassVar[type[Exception]]
+    """What an error inside a stream is, or what the application makes of it."""
 
     shows_thoughts: ClassVar[bool] = True
     has_stops: ClassVar[bool] = True
@@ -89,6 +90,10 @@ class Talk(ABC):
 
     @abstractmethod
     def find_request_id(self, error: Any) -> str | None: ...
+
+    def find_error(self, status: int) -> type[Exception]:
+        """The SDK's class for an answer of this status."""
+        return self.errors.get(status, self.error)
 
     def read_status(self, error: Any) -> int:
         return int(error.status_code)
