@@ -41,6 +41,11 @@ def test_a_queue_tells_where_the_work_is_and_then_what_came_of_it(client: httpx.
     ]
 
 
+def test_pictures_can_be_in_the_answer_itself(client: httpx.Client) -> None:
+    made = client.post("/fal/sim/echo", json={"prompt": "x", "sync_mode": True}).json()
+    assert made["images"][0]["url"].startswith("data:image/png;base64,")
+
+
 def test_completed_is_not_success(client: httpx.Client) -> None:
     began = client.post("/queue/sim/refuse", json={"prompt": "x"}).json()
     _wait(client, began["status_url"], "COMPLETED")

@@ -3,6 +3,7 @@
 `refuse` makes the work fail; `work@2s` says how long it takes (0.15 s otherwise).
 """
 
+import base64
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -60,6 +61,9 @@ def read_replicate(body: Body) -> Ask:
 
 def _make_pictures(ask: Ask, ticket: Ticket) -> list[str]:
     text = ask.conversations[0][0].text
+    if ask.raw.get("sync_mode"):
+        drawn = (base64.b64encode(draw_png(text, number)).decode() for number in range(ask.n))
+        return [f"data:image/png;base64,{picture}" for picture in drawn]
     return [name_picture(ticket, draw_png(text, number)) for number in range(ask.n)]
 
 
@@ -128,7 +132,9 @@ def write_replicate(ask: Ask, script: Script, ticket: Ticket) -> Written:
     output = list(choices[0].text) if choices else _make_pictures(ask, ticket)
     job = _make_job(ask, script, ticket, {"output": output})
     job.counts = (
-        {"input_token_count": counts.prompt, "output_token_count": counts.completion} if choices else {}
+        {"input_token_count": counts.prompt, "output_token_count": counts.completion}
+        if choices
+        else {"image_count": ask.n}
     )
     _, told = show_replicate(job, "waiting", "")
     return Written(counts, counts.completion, partial(orjson.dumps, told), no_events, status=201, job=job)
