@@ -83,7 +83,7 @@ def give_blobs_back(chat: Chat, native: str, issuer: str) -> tuple[Chat, bool]:
     changed: dict[int, Any] = {}
     for place, turn in enumerate(turns):
         parts = turn.get("parts") or ()
-        if not any(part.get("signature") or part.get("redacted") for part in parts):
+        if not _hold_blobs(parts):
             continue
         kept, emptied = _give_back(parts, native, issuer)
         lost = lost or emptied
@@ -91,6 +91,13 @@ def give_blobs_back(chat: Chat, native: str, issuer: str) -> tuple[Chat, bool]:
     if not changed:
         return chat, False
     return {**chat, "turns": [changed.get(place, turn) for place, turn in enumerate(turns)]}, lost
+
+
+def _hold_blobs(parts: Iterable[Part]) -> bool:
+    for part in parts:
+        if "signature" in part or "redacted" in part:
+            return True
+    return False
 
 
 def _give_back(parts: Iterable[Part], native: str, issuer: str) -> tuple[list[Part], bool]:

@@ -38,6 +38,7 @@ breaker: {failures: 1000, min_requests: 1000}
 """
 TAG = "gwzForeign01"
 CLAUDE, GEMINI, OTHER = "claude/sim/tools+think", "gem/sim/tools+think", "other/sim/tools"
+RESPONSES, CONVERSE = "resp/sim/tools+think", "rock/sim/tools+think"
 SILENT, STAND_IN = "claude/sim/tools", "gem3/sim/tools+think"
 
 
@@ -55,6 +56,10 @@ def write_config(folder: Path, simulator_url: str) -> Path:
             "providers.d/gem.yaml": provide("gem", "gemini", "/v1beta"),
             "providers.d/gem3.yaml": provide(
                 "gem3", "gemini", "/v1beta", "traits: {stand_in_signature: skip_thought_signature_validator}"
+            ),
+            "providers.d/resp.yaml": provide("resp", "openai-responses", "/v1"),
+            "providers.d/rock.yaml": provide(
+                "rock", "bedrock-converse", "", "traits: {thinking: budget, issuer: rock}"
             ),
             "providers.d/other.yaml": provide("other", "openai-chat", "/v1"),
             "policies.d/default.yaml": POLICY,
@@ -129,11 +134,51 @@ def test_gemini_has_its_call_signatures_back_over_three_turns(
 
 
 @pytest.mark.parametrize("speaks", SPEAKERS)
+def test_openai_has_its_encrypted_reasoning_back_over_three_turns(
+    gateway: Gateway, simulator: Simulator, speaks: type[Speaker]
+) -> None:
+    speaker = speaks(gateway.url)
+    for turn in range(1, 4):
+        speaker.say(f"turn {turn}")
+        speaker.ask(RESPONSES)
+        assert len(speaker.calls) == 2
+        speaker.give_results()
+        speaker.ask(RESPONSES)
+        items = find_last_body(simulator, "/responses")["input"]
+        sealed = [item for item in items if item.get("type") == "reasoning" and item["encrypted_content"]]
+        assert len(sealed) >= turn and all(item["id"].startswith("rs_") for item in sealed)
+
+
+@pytest.mark.parametrize("speaks", SPEAKERS)
+def test_a_provider_may_be_an_issuer_of_its_own(
+    gateway: Gateway, simulator: Simulator, speaks: type[Speaker]
+) -> None:
+    speaker = speaks(gateway.url)
+    for turn in range(1, 4):
+        speaker.say(f"turn {turn}")
+        speaker.ask(CONVERSE)
+        speaker.give_results()
+        speaker.ask(CONVERSE)
+        blocks = [
+            block
+            for message in find_last_body(simulator, "converse")["messages"]
+            for block in message["content"]
+        ]
+        thoughts = [
+            block["reasoningContent"]["reasoningText"] for block in blocks if "reasoningContent" in block
+        ]
+        assert len([thought for thought in thoughts if thought["signature"]]) >= turn
+    speaker.say("now Claude of another house")
+    speaker.ask(CLAUDE)
+    assert count_thoughts(simulator) == 0
+
+
+@pytest.mark.parametrize("speaks", SPEAKERS)
 def test_the_model_may_change_in_every_turn(
     gateway: Gateway, simulator: Simulator, speaks: type[Speaker]
 ) -> None:
     speaker = speaks(gateway.url)
-    for model in (CLAUDE, GEMINI, OTHER, CLAUDE, GEMINI):
+    for model in (CLAUDE, GEMINI, RESPONSES, OTHER, CONVERSE, CLAUDE, GEMINI):
         speaker.say(f"now {model}")
         speaker.ask(model)
         assert len(speaker.calls) == 2
@@ -144,7 +189,7 @@ def test_the_model_may_change_in_every_turn(
     speaker.ask(CLAUDE)
     assert count_thoughts(simulator) >= 2
     sent = [call["body"] for call in simulator.list_calls()]
-    assert len(sent) == 11 and TAG not in str(sent)
+    assert len(sent) == 15 and TAG not in str(sent)
 
 
 @pytest.mark.parametrize(
