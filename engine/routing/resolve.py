@@ -19,6 +19,19 @@ from engine.wire.operations import COUNTING
 
 FREE = Price(*[Decimal(0)] * 9)
 _NEAR_CANDIDATES = 300
+CAPABILITIES = {
+    "embeddings": "embeddings",
+    "rerank": "rerank",
+    "moderations": "moderation",
+    "images": "images",
+    "image_edits": "images",
+    "transcriptions": "transcription",
+    "translations": "transcription",
+    "speech": "speech",
+}
+"""What a model that says what it is for must say to be asked for an operation. Chats are not judged."""
+UNSAID = frozenset(("chat",))
+"""The capabilities of a model that names none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +53,8 @@ def make_plan(snapshot: Snapshot, caller: Caller, name: str, operation: str) -> 
         raise NotAllowed(f"this key may not use the model {name!r}", code="model_not_allowed", param="model")
     plan: Plan | None = snapshot.plans.get((model, operation))
     if plan is None:
+        if not may_serve(model, operation):
+            raise name_wrong_operation(snapshot, caller, model, operation)
         plan = _lay_out_plan(model, operation)
         if snapshot.models.get(model.name) is model:
             snapshot.plans[model, operation] = plan
@@ -85,6 +100,26 @@ def _lay_out_plan(model: Model, operation: str) -> Plan:
     for target in usable:
         find_price(model, target)
     return Plan(model, model.policy, model.timeouts, usable)
+
+
+def may_serve(model: Model, operation: str) -> bool:
+    """Whether a model's capabilities leave room for an operation; one that only says `chat` says nothing by it."""
+    word = CAPABILITIES.get(operation)
+    return word is None or word in model.capabilities or model.capabilities <= UNSAID
+
+
+def name_wrong_operation(snapshot: Snapshot, caller: Caller, model: Model, operation: str) -> NotFound:
+    """The error for a model that is for something else, with some that would do."""
+    fit = [
+        other.name
+        for other in list_visible(snapshot, caller)
+        if CAPABILITIES[operation] in other.capabilities and may_serve(other, operation)
+    ]
+    near = difflib.get_close_matches(model.name, fit, n=3, cutoff=0.4) or fit[:3]
+    hint = f" ({', '.join(map(repr, near))} would)" if near else ""
+    return NotFound(
+        f"the model {model.name!r} does not serve {operation}{hint}", code="model_not_found", param="model"
+    )
 
 
 def is_allowed(globs: Iterable[str], model: Model, name: str) -> bool:
@@ -138,11 +173,7 @@ def _why_unusable(model: Model, targets: Sequence[Target]) -> str:
 def name_unknown_model(snapshot: Snapshot, caller: Caller, name: str) -> NotFound:
     """The error for a model that is not there for this caller, with names like it that are."""
     near = find_near_names(name, snapshot.names)
-    allowed = [
-        each
-        for each in near
-        if may_use(caller, snapshot.names[each], each)
-    ]
+    allowed = [each for each in near if may_use(caller, snapshot.names[each], each)]
     hint = f" (did you mean {', '.join(map(repr, allowed))}?)" if allowed else ""
     provider_name, _, model_id = name.partition("/")
     if model_id and provider_name in snapshot.providers:

@@ -33,6 +33,10 @@ models:
   picture:
     price: {per_image: "0.02"}
     targets: [{provider: studio, model: away}, {provider: studio, model: here}]
+  painter:
+    capabilities: [images]
+    price: {per_image: "0.02"}
+    targets: [{provider: studio, model: here}]
   voice:
     capabilities: [speech]
     price: {per_character: "0.001"}
@@ -151,3 +155,14 @@ def test_sound_in_events_is_charged_by_the_tokens_that_they_report(
     assert answer.text == text and answer.headers["content-type"] == SSE
     tokens = gateway.find_record(answer.headers["x-request-id"])["tokens"]
     assert (tokens["input"], tokens["audio_output"], tokens["characters"]) == (3, 20, 2)
+
+
+def test_a_model_that_is_for_something_else_is_not_found_and_those_that_would_do_are_named(
+    upstream: Replay, gateway: Gateway
+) -> None:
+    with gateway.client() as client:
+        told = client.post("/v1/images/generations", json={"model": "voice", "prompt": "a cat"})
+        spoken = client.post("/v1/audio/speech", json={"model": "painter", "input": "hi"})
+    assert (told.status_code, told.json()["error"]["code"]) == (404, "model_not_found")
+    assert "'painter'" in told.text and "'voice' would" in spoken.text
+    assert upstream.requests == []
