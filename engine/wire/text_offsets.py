@@ -25,6 +25,21 @@ def place_citations(citations: list[Any], text: str) -> list[Any]:
     return [_place(citation, text) for citation in citations]
 
 
+def place_in_whole(parts: Any, last_only: Any = False) -> list[Any]:
+    """The citations of texts that are told as one, with their places in it; one without a place is about its text."""
+    texts = [part for part in parts or () if part.get("type") == "text"]
+    placed, before = list[Any](), 0
+    for number, part in enumerate(texts):
+        said = part.get("text") or ""
+        for citation in part.get("citations") or () if not last_only or number == len(texts) - 1 else ():
+            start, end = citation.get("start"), citation.get("end")
+            if not isinstance(start, int) or not isinstance(end, int):
+                start, end = 0, len(said)
+            placed.append({**citation, "start": before + start, "end": before + end})
+        before += len(said)
+    return placed
+
+
 def _place(citation: Any, text: str) -> Any:
     if not isinstance(citation, Mapping) or not ("start_byte" in citation or "end_byte" in citation):
         return citation

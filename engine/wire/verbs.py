@@ -18,7 +18,7 @@ from engine.wire.openapi_schemas import read_openapi_schema, write_openapi_schem
 from engine.wire.pieces import join_texts
 from engine.wire.schemas import close_objects, inline_references, prune_schema
 from engine.wire.spellings import standard_base64
-from engine.wire.text_offsets import count_bytes_before
+from engine.wire.text_offsets import count_bytes_before, place_in_whole
 from engine.wire.turns import (
     answer_open_calls,
     find_call_names,
@@ -405,6 +405,7 @@ VERBS: Mapping[str, Callable[..., Any]] = {
     "json_schema": read_openapi_schema,
     "standard_base64": standard_base64,
     "bytes_before": count_bytes_before,
+    "placed_citations": place_in_whole,
     "in_call_order": order_results,
     "closed_schema": close_objects,
 }

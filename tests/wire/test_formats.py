@@ -223,7 +223,10 @@ def test_a_messages_answer_is_written_as_a_chat_completion() -> None:
                     "reasoning_content": "hm",
                     "thinking_blocks": [{"type": "thinking", "thinking": "hm", "signature": "sig"}],
                     "annotations": [
-                        {"type": "url_citation", "url_citation": {"url": "http://a", "title": "A"}}
+                        {
+                            "type": "url_citation",
+                            "url_citation": {"url": "http://a", "title": "A", "start_index": 0, "end_index": 7},
+                        }
                     ],
                     "tool_calls": [
                         {

@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from engine.wire.call_order import order_results
 from engine.wire.openapi_schemas import read_openapi_schema, write_openapi_schema
 from engine.wire.spellings import camel_case, camel_case_keys, standard_base64
-from engine.wire.text_offsets import count_bytes_before, count_characters_before, place_citations
+from engine.wire.text_offsets import (
+    count_bytes_before,
+    count_characters_before,
+    place_citations,
+    place_in_whole,
+)
 
 
 @pytest.mark.parametrize(
@@ -108,3 +113,21 @@ def test_results_stand_in_the_order_of_their_calls_and_strangers_last() -> None:
     said = {"type": "text", "text": "so"}
     turns = [{"role": "assistant", "parts": calls}, {"role": "user", "parts": [*results, said]}]
     assert [part.get("id") for part in order_results(turns)[1]["parts"]] == ["a", "b", "x", None]
+
+
+def test_citations_of_texts_told_as_one_have_their_places_in_it() -> None:
+    first = {
+        "type": "text",
+        "text": "It rains.",
+        "citations": [{"url": "a"}, {"url": "b", "start": 3, "end": 8}],
+    }
+    second = {"type": "text", "text": " Often.", "citations": [{"url": "c"}]}
+    placed = [
+        {"url": "a", "start": 0, "end": 9},
+        {"url": "b", "start": 3, "end": 8},
+        {"url": "c", "start": 9, "end": 16},
+    ]
+    parts = [{"type": "reasoning", "text": "hm"}, first, second]
+    assert place_in_whole(parts) == placed
+    assert place_in_whole(parts, True) == placed[2:]
+    assert place_in_whole(None) == []
