@@ -16,6 +16,7 @@ from engine.wire.formats import Format
 from engine.wire.json_text import parse_json, write_json
 from engine.wire.splice import DROPPED
 from engine.wire.streams import fold
+from engine.wire.translation import give_state_back
 from engine.wire.usage import Usage
 
 
@@ -75,7 +76,8 @@ def _translate(target: Target, endpoint: Endpoint, asked: Asked) -> dict[str, An
         "limits": {"output": target.output, "context": target.context},
         "traits": endpoint.traits_of(target),
     }
-    chat = asked.surface.read_request(dict(asked.body))
+    said = asked.surface.read_request(dict(asked.body))
+    chat, _ = give_state_back(said, asked.surface, endpoint.format, facts, {})
     written = endpoint.format.write_request({**chat, "model": target.model}, facts)
     return {**written, **endpoint.format.stream_flag} if asked.stream else dict(written)
 

@@ -16,7 +16,7 @@ from engine.config.reload import Loader
 from engine.config.settings import read_environment, read_settings
 from engine.config.snapshot import Credential, Model, Provider, Snapshot, Target
 from engine.errors import GatewayError
-from engine.routing.attempts import describe_target
+from engine.routing.attempts import describe_target, must_be_told_anew
 from engine.routing.balance import Latencies, estimate_cost, order_targets
 from engine.routing.names import Found, follow_name
 from engine.routing.resolve import Plan, find_price, make_plan
@@ -210,7 +210,7 @@ def render_request(call: Call, provider: Provider, model: str) -> dict[str, Any]
     target = Target(provider, model, weight=1, prefill=False, price=None, context=None, output=None)
     surface = call.door.format
     endpoint = provider.find_endpoint(call.operation, surface.name)
-    if endpoint.format.name == surface.name:
+    if endpoint.format.name == surface.name and not must_be_told_anew(call, target, endpoint):
         body = render_body(call, target, endpoint)
     else:
         translation = open_translation(call, surface, endpoint.format, describe_target(call, target))
