@@ -63,7 +63,7 @@ class Look:
         said = (follow(request, steps) for steps in self.asked_choices)
         choices = next((count for count in said if isinstance(count, int)), 1)
         prompts = request.get("prompt")
-        return choices * len(prompts) if _are_prompts(prompts) else choices
+        return choices * (len(prompts) if prompts and _are_prompts(prompts) else 1)
 
     def read_event(self, doc: Mapping[str, Any]) -> Seen:
         """Everything there is to know about one streamed event."""

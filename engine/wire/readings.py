@@ -59,7 +59,7 @@ class UsageReader:
         for read in self._sources:
             found = read(doc)
             if found and found.__class__ is dict:
-                return found  # type: ignore[no-any-return]
+                return found
         return None
 
     def read_found(self, found: dict[str, Any]) -> Counts | None:

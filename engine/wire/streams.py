@@ -303,7 +303,7 @@ class StreamWriter:
             if self._failed:
                 break
             if event.__class__ in _OF_BLOCKS:
-                self._write_block(event, out)
+                self._write_block(event, out)  # type: ignore[arg-type]  # a class costs less than isinstance
             else:
                 if isinstance(
                     event, Started
