@@ -115,6 +115,10 @@ class Attempts:
         body = self._render(target, endpoint, rescue)
         passed = call.passed_headers if self._translation is None else ()
         format = endpoint.format
+        if format.takes_form and self._translation is not None:
+            edits = target.provider.params.edits(self._translation.body, target.model)
+            form, media_type = self._translation.render_form(edits)
+            return exchange.open_form(target, endpoint, credential, form, media_type, clocks)
         if format.poll is not None:
             return exchange.open_job(target, endpoint, credential, body, clocks, format.poll)
         if format.answers and not call.stream:  # its bytes go out as they come

@@ -14,6 +14,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from engine.errors import UpstreamFailure
 from engine.upstream.inflate import choose_inflater
+from engine.upstream.pumping import pump_body
 from engine.upstream.reply import MAX_HEAD, MAX_UNREAD, StreamedBody
 from engine.upstream.reply import Origin as Origin
 from engine.upstream.reply import Reply as Reply
@@ -192,27 +193,8 @@ class Connection(asyncio.Protocol):
         length = body.length
         framing = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
         self.transport.write(b"%b%b\r\n\r\n" % (head, framing))
-        self.pump = self.loop.create_task(self._pump(reply, body, pause_s, chunked=length is None))
+        self.pump = self.loop.create_task(pump_body(self, reply, body, pause_s))
         return reply
-
-    async def _pump(self, reply: SocketReply, body: StreamedBody, pause_s: float, *, chunked: bool) -> None:
-        async for piece in body.pieces():
-            if self.reply is not reply:
-                return
-            if piece:
-                self.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
-            if self.stalled is not None:
-                await self._wait_until_taken(self.stalled, pause_s)
-        if chunked and self.reply is reply:
-            self.transport.write(b"0\r\n\r\n")
-
-    async def _wait_until_taken(self, stalled: "asyncio.Future[None]", pause_s: float) -> None:
-        try:
-            async with asyncio.timeout(pause_s):
-                await stalled
-        except TimeoutError:
-            told = f"the upstream took nothing of the request for {pause_s:g} s"
-            raise UpstreamFailure("timeout", told, clock="idle") from None
 
     def expect(self, enough: int) -> "asyncio.Future[None]":
         """Return the future that ends when `enough` has arrived; the reply's clock begins to count."""

@@ -8,6 +8,7 @@ so that nobody can smuggle a second `model` past the first.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from engine.errors import InvalidRequest
@@ -222,6 +223,13 @@ def write_part(boundary: bytes, name: str, value: Any) -> bytes:
     told = name.replace("%", "%25").replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A").encode()
     head = b'--%b\r\ncontent-disposition: form-data; name="%b"\r\n\r\n' % (boundary, told)
     return head + write_value(value) + b"\r\n"
+
+
+def write_form(fields: Mapping[str, Any]) -> tuple[bytes, str]:
+    """A form of text fields, and its media type. The boundary follows from what is in it."""
+    boundary = b"form-" + sha256(write_json(fields)).hexdigest()[:40].encode()
+    parts = b"".join(write_part(boundary, name, value) for name, value in fields.items())
+    return b"%b--%b--\r\n" % (parts, boundary), f"multipart/form-data; boundary={boundary.decode()}"
 
 
 def write_value(value: Any) -> bytes:

@@ -216,6 +216,8 @@ def _compile_amount(paths: Any, where: Path, problems: Problems) -> Getter:
         for kind, read in sized:
             if isinstance(found := read(doc), kind):
                 return Decimal(len(found))
+            if kind is list and found:
+                return Decimal(1)
         return None
 
     return read_amount

@@ -14,6 +14,7 @@ from engine.wire.answers import find_failure
 from engine.wire.canonical import BlockAdded, BlockEnded, BlockStarted, Event, Failed, Finished, UsageReported
 from engine.wire.expressions import TemplateFailed
 from engine.wire.formats import Format
+from engine.wire.forms import write_form
 from engine.wire.frames import Frame, FramingBroke
 from engine.wire.json_text import parse_json, write_json
 from engine.wire.kept_state import CallState, StateNotes, put_back
@@ -60,6 +61,10 @@ class Translation:
             return write_json(body)
         except (TypeError, ValueError) as error:
             raise InvalidRequest(f"the request cannot be written as {self._format.name}: {error}") from error
+
+    def render_form(self, edits: Mapping[str, Any]) -> tuple[bytes, str]:
+        """Likewise as a form, with its media type."""
+        return write_form({name: v for name, v in {**self.body, **edits}.items() if v is not DROPPED})
 
     def reader(self, media_type: bytes) -> "TranslatedStream | TranslatedAnswer":
         if self.stream and not media_type.startswith(b"application/json"):

@@ -20,7 +20,9 @@ class JobUpstream:
             def _answer(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                upstream.seen.append((self.command, self.path, json.loads(body or b"null"), headers))
+                is_form = headers.get("content-type", "").startswith("multipart/")
+                said = body if is_form else json.loads(body or b"null")
+                upstream.seen.append((self.command, self.path, said, headers))
                 rows = upstream.answers.get((self.command, self.path), [(404, {"detail": "not here"})])
                 status, doc = rows.pop(0) if len(rows) > 1 else rows[0]
                 data = (

@@ -8,6 +8,7 @@ import httpx
 import openai
 import pytest
 
+from engine.wire.forms import FormReader, read_boundary
 from tests.gateway.job_upstream import JobUpstream
 from tests.harness import ADMIN_KEY, Gateway, running, write_files
 
@@ -28,6 +29,17 @@ auth: none
 allow_private: true
 passthrough: true
 unknown_price: {per_image: "0.03"}
+"""
+FORMS = """
+provider: forms
+format: stability-images
+base_url: URL/v2beta
+auth: {bearer: key-of-forms}
+headers: {accept: application/json}
+allow_private: true
+passthrough: true
+unknown_price: {per_image: "0.03"}
+params: {drop: [style_preset]}
 """
 POLICY = """
 policy: default
@@ -68,6 +80,7 @@ def gateway(upstream: JobUpstream, tmp_path_factory: pytest.TempPathFactory) -> 
         files[f"providers.d/{name}.yaml"] = (
             PROVIDER.replace("NAME", name).replace("FORMAT", form).replace("URL", upstream.url)
         )
+    files["providers.d/forms.yaml"] = FORMS.replace("URL", upstream.url)
     files["providers.d/predicts.yaml"] = PREDICTS.replace("URL", upstream.url)
     started = Gateway(write_files(tmp_path_factory.mktemp("jobs"), files))
     with running(started):
@@ -225,3 +238,27 @@ def test_predictions_of_images_are_bytes_and_become_data_urls_where_urls_are_wan
     ]
     linked = paint(gateway, "predicts/imagen", response_format="url")
     assert linked.json()["data"] == [{"url": "data:image/png;base64,aGk="}]
+
+
+def test_a_provider_that_takes_forms_is_asked_with_one(upstream: JobUpstream, gateway: Gateway) -> None:
+    path = "/v2beta/stable-image/generate/sd3"
+    upstream.answers[("POST", path)] = [(200, {"image": "aGk=", "finish_reason": "SUCCESS", "seed": 1})]
+    told = paint(gateway, "forms/sd3.5-large", size="1024x1536", style="anime", seed=7, n=2)
+    assert told.json()["data"] == [{"b64_json": "aGk="}], told.text
+    assert (told.headers["x-cost-usd"], told.headers["x-loss"]) == ("0.03", "/n")
+    ((_, _, body, headers),) = upstream.seen
+    assert headers["accept"] == "application/json"
+    boundary = read_boundary(headers["content-type"])
+    assert boundary is not None
+    form = FormReader(boundary)
+    form.feed(body)
+    assert form.ended and form.as_request() == {
+        "model": "sd3.5-large",
+        "prompt": "a cat",
+        "aspect_ratio": "2:3",
+        "seed": "7",
+    }
+    refusal = {"id": "e", "name": "content_moderation", "errors": ["your prompt was flagged"]}
+    upstream.answers[("POST", path)] = [(403, refusal)]
+    refused = paint(gateway, "forms/sd3.5-large")
+    assert "flagged" in refused.text and refused.status_code == 400
