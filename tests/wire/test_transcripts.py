@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
+from engine.wire.call_ids import fit_id
 from engine.wire.canonical import Event, Failed
 from engine.wire.streams import Answer, fold
 from tests.wire.formats_at_hand import ROOT, WILLING, load_format, read_stream, write_stream
@@ -108,9 +109,9 @@ def spoken(chat: dict[str, Any]) -> Iterator[Any]:
     for turn in chat["turns"]:
         for part in turn["parts"]:
             if part["type"] == "tool_call":
-                yield "call", part["id"], part["name"], read_arguments(part)
+                yield "call", fit_id(part["id"], 40, "call_", "!-~"), part["name"], read_arguments(part)
             elif part["type"] == "tool_result":
-                yield "result", part["id"], [inner.get("text") for inner in part["parts"]]
+                yield "result", fit_id(part["id"], 40, "call_", "!-~"), [inner.get("text") for inner in part["parts"]]
             elif part["type"] in ("text", "image"):
                 yield part["type"], part.get("text"), part.get("url"), part.get("data")
 
