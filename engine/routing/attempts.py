@@ -3,7 +3,7 @@
 The reader of the latest attempt that delivered something stays here, because a rescue begins where it stopped.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
