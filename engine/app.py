@@ -24,6 +24,7 @@ from engine.http.answers import StoredAnswers
 from engine.http.catalog import ModelCatalog
 from engine.http.identifiers import CallIds
 from engine.http.inference import InferenceDoors, OpenCalls
+from engine.http.keys import KeyRoutes, add_key_routes
 from engine.http.monitoring import Monitoring, Readiness
 from engine.http.routes import Routes
 from engine.policies.admission import Admission
@@ -39,6 +40,7 @@ from engine.storage.calls import list_calls
 from engine.storage.conversations import Conversations
 from engine.storage.flusher import Flusher
 from engine.storage.journal import Journal
+from engine.storage.key_desk import KeyDesk
 from engine.storage.key_usage import UsageRecords
 from engine.storage.keys import KeyStore
 from engine.storage.postgres import Connection, Database, cancel_tasks
@@ -70,6 +72,7 @@ class WorkerApp:
         self.metrics = Metrics()
         self._database = Database(settings.database_url or "")
         ring = load_keyring(settings.home, settings.keyring, embedded=embedded)
+        self._desk = KeyDesk(self._database, ring)
         self._caps = Caps(UsageRecords(self._database))
         self._refreshing: asyncio.Task[None] | None = None
         self._keys = KeyStore(self._database, ring, settings.home)
@@ -152,10 +155,11 @@ class WorkerApp:
         routes.add("GET", "/health", monitoring.show_health)
         routes.add("GET", "/health/ready", monitoring.show_readiness)
         routes.add("GET", "/metrics", monitoring.show_metrics)
-        admin = Administration(identity, control, self._list_calls)
+        admin = Administration(identity, control, self._list_calls, self._desk.note)
         routes.add("GET", "/admin/config", admin.show_config)
         routes.add("POST", "/admin/config/reload", admin.reload_config)
         routes.add("GET", "/admin/calls", admin.show_calls)
+        add_key_routes(routes, KeyRoutes(identity, self._desk))
         return routes
 
     async def _refresh_caps(self) -> None:

@@ -1,13 +1,16 @@
 """The administration routes of the gateway itself: its configuration and the call records. Role admin only."""
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
-from engine.errors import InvalidRequest
+from engine.errors import DependencyAway, InvalidRequest
+from engine.http.actors import name_actor
 from engine.http.inference import parse_tags
 from engine.http.respond import Send, respond_json
 from engine.policies.identity import Identity
+from engine.storage.audit import Actor, Event
 
 MOST_CALLS = 1000
 
@@ -20,12 +23,14 @@ class Control(Protocol):
     async def metrics(self) -> bytes: ...
 
 
+NoteEvent = Callable[[Actor, Event], Awaitable[None]]
 ListCalls = Callable[[str | None, int, Mapping[str, Any]], Awaitable[dict[str, Any]]]
 
 
 class Administration:
-    def __init__(self, identity: Identity, control: Control, list_calls: ListCalls) -> None:
+    def __init__(self, identity: Identity, control: Control, list_calls: ListCalls, note: NoteEvent) -> None:
         self._identity, self._control, self._list_calls = identity, control, list_calls
+        self._note = note
 
     async def show_config(self, scope: Any, receive: Any, send: Send) -> None:
         """The revision in force, the workers that have it, and the last refusal."""
@@ -34,8 +39,11 @@ class Administration:
 
     async def reload_config(self, scope: Any, receive: Any, send: Send) -> None:
         """Read the files again; 200 when every worker has swapped, 422 with all problems when refused."""
-        await self._identity.admit(scope)
+        caller = await self._identity.admit(scope)
         status, document = await self._control.reload()
+        with contextlib.suppress(DependencyAway):  # files can be read again while the database is away
+            after = {"status": status, "revision": document.get("revision")}
+            await self._note(name_actor(caller, scope), Event("config.reload", "config", after=after))
         await respond_json(send, status, document)
 
     async def show_calls(self, scope: Any, receive: Any, send: Send) -> None:

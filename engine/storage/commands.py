@@ -1,10 +1,11 @@
-"""`gatewayz keys` and `gatewayz migrate`: they work while the gateway runs, while it is stopped, and two at
+"""`gatewayz keys`, `audit` and `migrate`: they work while the gateway runs, while it is stopped, and two at
 once.
 """
 
 import argparse
 import json
 
+from engine.storage.audit_commands import add_audit_commands
 from engine.storage.command_line import StorageSettings, Subparsers, finish_parser, run_work, show
 from engine.storage.key_commands import add_key_commands
 from engine.storage.migrations import migrate
@@ -14,6 +15,7 @@ from engine.storage.postgres import Connection
 def register(subparsers: Subparsers) -> None:
     """Add this room's commands; each sets `run`, which takes the arguments and returns the exit code."""
     add_key_commands(subparsers)
+    add_audit_commands(subparsers)
     finish_parser(
         subparsers.add_parser("migrate", help="bring the database to this version"), migrate_database
     )

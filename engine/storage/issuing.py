@@ -1,4 +1,4 @@
-"""Making and listing API keys. Each change is seen by every worker within a second."""
+"""Making API keys. Each change is seen by every worker within a second."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -6,9 +6,8 @@ from decimal import Decimal
 from secrets import token_hex
 from typing import Any
 
-from psycopg.rows import dict_row
-
 from engine.secret import Secret
+from engine.storage.audit import COMMAND, Actor, Event, write_event
 from engine.storage.key_rules import KeyRules, write_rules
 from engine.storage.postgres import Connection, count_change
 from engine.storage.secrets import KeyRing, generate_key
@@ -21,6 +20,8 @@ DEFAULT_USER = "owner@localhost"
 class KeyRequest:
     name: str
     user: str = DEFAULT_USER
+    """An address; with `user_id`, whose key it is, nobody looks at it."""
+    user_id: str | None = None
     role: str = "user"
     environment: str = "live"
     models: tuple[str, ...] | None = None
@@ -50,13 +51,15 @@ class IssuedKey:
         }
 
 
-async def issue_key(connection: Connection, ring: KeyRing, asked: KeyRequest) -> IssuedKey:
+async def issue_key(
+    connection: Connection, ring: KeyRing, asked: KeyRequest, by: Actor = COMMAND
+) -> IssuedKey:
     """Store a new key (as hash and last four characters) and return its text, once."""
     text = generate_key(asked.environment)
     issued = IssuedKey(f"key_{token_hex(8)}", Secret(text), asked.name, asked.role, text[-4:])
     async with connection.transaction():
         n = await count_change(connection)
-        user_id = await get_or_create_user(connection, asked.user)
+        user_id = asked.user_id or await get_or_create_user(connection, asked.user)
         if asked.credit_usd:
             await add_credit(connection, user_id, asked.credit_usd)
         await connection.execute(
@@ -82,7 +85,23 @@ async def issue_key(connection: Connection, ring: KeyRing, asked: KeyRequest) ->
                 **write_rules(asked.rules),
             },
         )
+        event = Event("key.create", issued.id, user_id, after=describe_request(asked, issued))
+        await write_event(connection, ring, by, event)
     return issued
+
+
+def describe_request(asked: KeyRequest, issued: IssuedKey) -> dict[str, Any]:
+    """What was asked for, as the audit log keeps it."""
+    return {
+        "name": asked.name,
+        "role": asked.role,
+        "environment": asked.environment,
+        "last4": issued.last4,
+        "scopes": asked.scopes,
+        "models": asked.models,
+        "expires_at": asked.expires_at,
+        **asked.rules.model_dump(mode="json", exclude_unset=True),
+    }
 
 
 async def issue_first_admin_key(connection: Connection, ring: KeyRing) -> IssuedKey | None:
@@ -96,20 +115,3 @@ async def issue_first_admin_key(connection: Connection, ring: KeyRing) -> Issued
             return None
         asked = KeyRequest("first admin key", role="admin", scopes=("inference", "admin"))
         return await issue_key(connection, ring, asked)
-
-
-async def list_keys(connection: Connection) -> list[dict[str, Any]]:
-    """Every key, newest last, without anything that would let somebody use it."""
-    async with connection.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(
-            "SELECT k.id, k.name, u.email AS user, k.role, k.environment, k.last4, k.models, k.scopes,"
-            " k.providers, k.ip_allowlist, k.referrers, k.max_requests, k.max_spend_usd::text, k.limits,"
-            " k.created_at, k.last_used_at, k.expires_at, k.revoked_at, k.replaced_until"
-            " FROM api_keys k JOIN users u ON u.id = k.user_id ORDER BY k.created_at, k.id"
-        )
-        rows = await cursor.fetchall()
-    return [{name: _show(value) for name, value in row.items()} for row in rows]
-
-
-def _show(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, datetime) else value

@@ -21,8 +21,9 @@ from engine.storage.command_line import (
     say,
     show,
 )
-from engine.storage.issuing import DEFAULT_USER, IssuedKey, KeyRequest, issue_key, list_keys
+from engine.storage.issuing import DEFAULT_USER, IssuedKey, KeyRequest, issue_key
 from engine.storage.key_changes import Which, revoke_key, rotate_keys
+from engine.storage.key_listing import list_keys
 from engine.storage.key_rules import KeyRules, read_scopes, word_problem
 from engine.storage.postgres import Connection
 from engine.storage.secrets import ENVIRONMENTS
@@ -211,7 +212,7 @@ def end_key(args: argparse.Namespace) -> int:
     """`gatewayz keys revoke`: running gateways refuse the key within a second."""
 
     async def work(connection: Connection, settings: StorageSettings) -> int:
-        if not await revoke_key(connection, args.id):
+        if not await revoke_key(connection, load_ring(settings), args.id):
             say(f"there is no key {args.id}: see `gatewayz keys list`")
             return 1
         ended = {"id": args.id, "revoked": True}

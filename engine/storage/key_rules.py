@@ -62,6 +62,15 @@ Glob = Annotated[Text, StringConstraints(min_length=1, max_length=200)]
 Scope = Annotated[Glob, AfterValidator(_check_scope)]
 Network = Annotated[str, AfterValidator(_check_network)]
 Host = Annotated[str, AfterValidator(_check_host)]
+
+
+def _check_amount(amount: Decimal) -> Decimal:
+    if amount >= 10**12:
+        raise ValueError("an amount of this size cannot be meant")
+    return amount
+
+
+MostUsd = Annotated[Usd, AfterValidator(_check_amount)]
 MostRequests = Annotated[int, Field(ge=0, le=2**53)]
 
 
@@ -76,7 +85,7 @@ class KeyRules(Strict):
         "hosts, with those below them, whose pages may use it", (), max_length=_MOST
     )
     max_requests: MostRequests | None = described("calls in all its life", None)
-    max_spend_usd: Usd | None = described("US dollars in all its life, as text", None)
+    max_spend_usd: MostUsd | None = described("US dollars in all its life, as text", None)
     limits: ScopeLimitEntry | None = described("its own limits, shaped like `limits.key` of a policy", None)
 
 

@@ -16,10 +16,10 @@ from engine.storage.issuing import (
     KeyRequest,
     issue_first_admin_key,
     issue_key,
-    list_keys,
 )
 from engine.storage.key_cache import CACHE_FILE
 from engine.storage.key_changes import Which, revoke_key, rotate_keys
+from engine.storage.key_listing import list_keys
 from engine.storage.key_rules import KeyRules
 from engine.storage.keys import KeyStore
 from engine.storage.migrations import migrate_url
@@ -100,7 +100,7 @@ async def test_a_revoked_key_is_refused_within_a_second(
     issued = await issue_key(connection, ring, KeyRequest("gone"))
     text = issued.key.reveal()
     await store.fetch(text)
-    assert await revoke_key(connection, issued.id)
+    assert await revoke_key(connection, ring, issued.id)
     assert await wait_until(lambda: store.find(text) is None) < 1
     with pytest.raises(KeyRefused, match="revoked"):
         await store.fetch(text)
@@ -251,7 +251,7 @@ async def test_an_outage_spares_known_keys_and_never_calls_an_unknown_key_wrong(
 
     await server.start()
     async with await Connection.connect(url, autocommit=True) as connection:
-        await revoke_key(connection, known.id)
+        await revoke_key(connection, ring, known.id)
     await wait_until(lambda: store.find(text) is None and born.find(text) is None)
     assert await store.fetch(unseen)
     await wait_until(lambda: known.id not in (home / CACHE_FILE).read_text())
@@ -367,7 +367,7 @@ async def test_rotation_in_bulk_takes_the_active_keys_it_names(connection: Conne
     asked = [("a", "live", "one@b.c"), ("b", "test", "one@b.c"), ("c", "live", "two@b.c")]
     made = [await issue_key(connection, ring, KeyRequest(n, environment=e, user=u)) for n, e, u in asked]
     gone = await issue_key(connection, ring, KeyRequest("gone", user="one@b.c"))
-    await revoke_key(connection, gone.id)
+    await revoke_key(connection, ring, gone.id)
     row = await (await connection.execute("SELECT id FROM users WHERE email = 'one@b.c'")).fetchone()
     assert row is not None
     both = await rotate_keys(connection, ring, Which(user_id=row[0]))
@@ -378,7 +378,7 @@ async def test_rotation_in_bulk_takes_the_active_keys_it_names(connection: Conne
 
 async def test_a_revoked_key_is_not_brought_back_by_a_rotation(connection: Connection, ring: KeyRing):
     issued = await issue_key(connection, ring, KeyRequest("dead"))
-    await revoke_key(connection, issued.id)
+    await revoke_key(connection, ring, issued.id)
     assert await rotate_keys(connection, ring, Which(issued.id), grace_s=60) == []
 
 
@@ -386,7 +386,7 @@ async def test_a_revocation_ends_the_old_text_too(store: KeyStore, connection: C
     issued = await issue_key(connection, ring, KeyRequest("both"))
     await rotate_keys(connection, ring, Which(issued.id), grace_s=600)
     await store.fetch(issued.key.reveal())
-    await revoke_key(connection, issued.id)
+    await revoke_key(connection, ring, issued.id)
     await wait_until(lambda: store.find(issued.key.reveal()) is None, within_s=1)
     with pytest.raises(KeyRefused, match="revoked"):
         await store.fetch(issued.key.reveal())
