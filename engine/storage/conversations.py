@@ -1,12 +1,17 @@
 """What was said before: put in front of a request that goes on from a kept answer, and kept when an answer is whole.
 
-The gateway does this itself for every provider, because none of them knows the answers of another.
+Items that a request has by their ids alone are put in, too. The gateway does this itself for every provider, because
+none of them knows the answers of another.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 from engine.call import Call
 from engine.errors import AnswerMissing, InvalidRequest
 from engine.storage.answers import AnswerStore, Kept
 from engine.wire.json_text import write_json
+from engine.wire.stored import Stored
 
 
 class Conversations:
@@ -14,19 +19,35 @@ class Conversations:
         self._store = store
 
     async def recall(self, call: Call) -> None:
-        """Complete a request that names the answer it goes on from. Raises InvalidRequest, DependencyAway."""
+        """Complete a request that names what was said before. Raises InvalidRequest, DependencyAway."""
         stored, caller = call.door.format.stored, call.caller
-        previous = call.request.get(stored.previous) if stored is not None else None
-        if stored is None or caller is None or not previous:
+        if stored is None or caller is None:
             return
+        request, param = call.request, stored.previous
         try:
-            earlier = await self._store.find_conversation(caller.key_id, previous)
+            if previous := request.get(stored.previous):
+                request = stored.go_on(request, await self._store.find_conversation(caller.key_id, previous))
+            param = stored.input
+            if wanted := stored.find_references(request):
+                request = stored.put_items(request, await self._find_items(caller.key_id, stored, wanted))
         except AnswerMissing as missing:
-            code, param = "previous_response_not_found", stored.previous
+            code = "previous_response_not_found"
             raise InvalidRequest(missing.message, code=code, param=param) from missing
-        call.as_asked = call.request
-        call.request = stored.go_on(call.request, earlier)
-        call.body = write_json(call.request)
+        if request is not call.request:
+            call.as_asked, call.request, call.body = call.request, request, write_json(request)
+
+    async def _find_items(
+        self, key_id: str, stored: Stored, wanted: Mapping[str, str]
+    ) -> dict[str, dict[str, Any]]:
+        """The items of these ids, from the answers that they were part of. Raises AnswerMissing, DependencyAway."""
+        found: dict[str, dict[str, Any]] = {}
+        for answer_id in dict.fromkeys(wanted.values()):
+            kept = await self._store.find(key_id, answer_id)
+            for item in kept.read().answer.get(stored.output) or ():
+                found[item.get("id")] = item
+        if missing := [id for id in wanted if id not in found]:
+            raise AnswerMissing(f"no item {missing[0][:100]} is stored for this key")
+        return found
 
     def keep(self, call: Call, end: bytes) -> None:
         """Keep a whole answer, whose last bytes are `end`, if its request wants that."""

@@ -79,7 +79,7 @@ SECTIONS: Mapping[str, str] = {
     "reply": "doc -> the plain answer",
     "stream": "event, error, whole, on -> facts",
     "accepts": "what a client's request must look like",
-    "stored": "answers that are kept here: wanted, previous, input, answer, output, items, replay",
+    "stored": "answers that are kept here: wanted, previous, input, answer, output, items, replay, reference, made_in",
     "read_request": "body, asked -> the chat",
     "write_reply": "answer, asked -> the plain answer's body",
     "write_stream": "event, on, end, kinds, number, one_block, one_choice -> the events of a stream",

@@ -8,6 +8,8 @@ stored:
   output: output                   # key of an answer: what was answered
   items: {...}                     # body -> what the request says, as a list
   replay: {...}                    # items -> what is said again of what was said before
+  reference: item_reference        # type of an item that stands, by its id, for one of an earlier answer
+  made_in: "{{ ... }}"             # id -> the answer whose item has this id; nothing when nobody here made it
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -17,8 +19,8 @@ from typing import Any
 from engine.wire.framing import split_all
 from engine.wire.json_text import parse_json
 
-KEYS = ("wanted", "previous", "input", "answer", "output", "listing")
-TEMPLATES: Mapping[str, tuple[str, ...]] = {"items": ("body",), "replay": ("items",)}
+KEYS = ("wanted", "previous", "input", "answer", "output", "listing", "reference")
+TEMPLATES: Mapping[str, tuple[str, ...]] = {"items": ("body",), "replay": ("items",), "made_in": ("id",)}
 
 Item = dict[str, Any]
 
@@ -39,9 +41,11 @@ class Stored:
     answer: str
     output: str
     listing: str
+    reference: str
     framing: str
     list_items: Callable[[Mapping[str, Any]], list[Item] | None]
     replay: Callable[[list[Item]], list[Item] | None]
+    made_in: Callable[[str], str | None]
 
     def is_wanted(self, request: Mapping[str, Any]) -> bool:
         return request.get(self.wanted) is not False
@@ -54,6 +58,27 @@ class Stored:
             said += exchange.answer.get(self.output) or []
         told = {name: value for name, value in request.items() if name != self.previous}
         return {**told, self.input: [*(self.replay(said) or []), *(self.list_items(request) or [])]}
+
+    def find_references(self, request: Mapping[str, Any]) -> dict[str, str]:
+        """The items that a request has by their ids alone, each with the answer that it was part of."""
+        said = request.get(self.input)
+        ids = (self._referred(item) for item in said) if isinstance(said, list) else ()
+        made = {id: self.made_in(id) for id in ids if id is not None}
+        return {id: answer for id, answer in made.items() if answer}
+
+    def put_items(self, request: Mapping[str, Any], items: Mapping[str, Item]) -> dict[str, Any]:
+        """The request with the items themselves in place of their references."""
+        said: list[Any] = []
+        for item in request[self.input]:
+            found = items.get(self._referred(item) or "")
+            said += [item] if found is None else self.replay([found]) or []
+        return {**request, self.input: said}
+
+    def _referred(self, item: Any) -> str | None:
+        if not isinstance(item, dict) or item.get("type") != self.reference:
+            return None
+        id = item.get("id")
+        return id if isinstance(id, str) else None
 
     def read_answer(self, end: bytes, *, stream: bool) -> dict[str, Any] | None:
         """The whole answer in the last bytes that a client got."""
@@ -72,7 +97,14 @@ def compile_stored(
     raw: Mapping[str, Any], framing: str, templates: Mapping[str, Callable[..., Any]]
 ) -> Stored | None:
     """None for a format that keeps nothing. `templates` are those of the section, by their names."""
-    if not raw or not all(name in templates for name in TEMPLATES):
+    if not raw or not all(name in templates for name in ("items", "replay")):
         return None
+    made_in = templates.get("made_in", lambda _: None)
     names = {name: str(raw.get(name, name)) for name in KEYS}
-    return Stored(**names, framing=framing, list_items=templates["items"], replay=templates["replay"])
+    return Stored(
+        **names,
+        framing=framing,
+        list_items=templates["items"],
+        replay=templates["replay"],
+        made_in=made_in,
+    )

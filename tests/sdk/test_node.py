@@ -1,4 +1,4 @@
-"""The official Node SDK against the gateway: the cases are in node/sdk.test.mjs, each reported as a test of its own."""
+"""The official Node SDKs and the AI SDK against the gateway: each case in node/ is reported as a test of its own."""
 
 import os
 import re
@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Gateway, Simulator
+from tests.sdk.wires import WIRES
 
 HERE = Path(__file__).parent / "node"
-FILES = ("package.json", "package-lock.json", "sdk.test.mjs")
+CASES = ("sdk.test.mjs", "wires.test.mjs")
+FILES = ("package.json", "package-lock.json", "talks.mjs", *CASES)
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +41,8 @@ def report(installed: Path, gateway: Gateway, simulator: Simulator, api_key: str
     """What Node's own test runner says of all cases, in TAP."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
     urls = {"GATEWAY_URL": gateway.url, "GATEWAY_KEY": api_key, "SIMULATOR_URL": simulator.url}
-    command = ["node", "--test", "--test-reporter=tap", "sdk.test.mjs"]
+    urls["WIRES"] = ",".join(WIRES)
+    command = ["node", "--test", "--test-reporter=tap", *CASES]
     ran = subprocess.run(
         command, cwd=installed, env=kept | urls, capture_output=True, text=True, timeout=100, check=False
     )
@@ -49,8 +52,8 @@ def report(installed: Path, gateway: Gateway, simulator: Simulator, api_key: str
 @cache
 def list_cases() -> list[str]:
     """The names of the cases that stand in the file as plain text, and the beginnings of those made in loops."""
-    text = (HERE / "sdk.test.mjs").read_text()
-    return re.findall(r'^\s*test\((?:"|`)([^"`$]+)', text, re.MULTILINE)
+    text = "".join((HERE / name).read_text() for name in CASES)
+    return re.findall(r'^\s*test\((?:named\()?(?:"|`)([^"`$]+)', text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", list_cases())

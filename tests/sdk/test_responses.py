@@ -135,6 +135,35 @@ def test_a_conversation_goes_on_from_a_kept_answer(client: openai.OpenAI, saw: S
     ]
 
 
+def test_items_of_kept_answers_may_be_named_by_their_ids(
+    client: openai.OpenAI, gateway: Gateway, saw: Saw
+) -> None:
+    asked: Any = {"role": "user", "content": "How is it in Rome?"}
+    first = client.responses.create(model="up/sim/tools", input=[asked], tools=[WEATHER])
+    (call,) = first.output
+    assert call.type == "function_call" and call.id is not None
+    named: Any = [
+        asked,
+        {"type": "item_reference", "id": call.id},
+        {"type": "function_call_output", "call_id": call.call_id, "output": "fine"},
+    ]
+    model = "up/sim/tools+words@8"
+    second = client.responses.create(model=model, input=named, tools=[WEATHER])
+    sent = saw(model.removeprefix("up/"), "body")["body"]
+    messages = (json.loads(sent) if isinstance(sent, str) else sent)["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant", "tool"]
+    assert messages[1]["tool_calls"][0]["function"]["arguments"] == call.arguments
+    other = openai.OpenAI(api_key=create_key(gateway), base_url=f"{gateway.url}/v1", max_retries=0)
+    with other, pytest.raises(openai.BadRequestError) as stranger:
+        other.responses.create(model=model, input=named)
+    assert (stranger.value.code, stranger.value.param) == ("previous_response_not_found", "input")
+    going: Any = {"model": "up/sim/echo", "previous_response_id": second.id, "input": "Thank you."}
+    assert client.responses.create(**going).output_text == "Thank you."
+    named[1]["id"] = f"{call.id}7"
+    with pytest.raises(openai.BadRequestError, match="no item"):
+        client.responses.create(model=model, input=named)
+
+
 def test_a_kept_answer_is_shown_listed_and_deleted(client: openai.OpenAI) -> None:
     made = client.responses.create(model="up/sim/echo", input="Keep this.")
     assert compare(client.responses.retrieve(made.id)) == compare(made)
