@@ -79,6 +79,10 @@ class UsageReader:
 
     def make_usage(self, counts: Mapping[str, Any]) -> Usage:
         """Disjoint classes of the counts."""
+        prompt, completion = counts.get("prompt", 0), counts.get("completion", 0)
+        parts = sum(counts.values()) - prompt - completion - counts.get("total", 0)
+        if not parts:  # nothing is counted but totals
+            return Usage(input=prompt, output=completion)
         inclusive = dict(counts)
         if "cache_write_total" in counts:
             written = inclusive.pop("cache_write_total") - counts.get("cache_write_1h", 0)
@@ -131,15 +135,19 @@ def read_places(found: dict[str, Any], spots: Spots, inner_spots: Mapping[str, S
     counts: Counts = {}
     ranks: dict[str, int] = {}
     _note_counts(found, spots, counts, ranks)
-    for outer, inner in found.items():
-        if inner.__class__ is dict and outer in inner_spots:
+    for outer in inner_spots:
+        inner = found.get(outer)
+        if inner.__class__ is dict:
             _note_counts(inner, inner_spots[outer], counts, ranks)
     return counts
 
 
 def _note_counts(found: dict[str, Any], spots: Spots, counts: Counts, ranks: dict[str, int]) -> None:
     for key, value in found.items():
-        if key in spots and (count := _as_count(value)) is not None:
+        if key not in spots:
+            continue
+        count = value if value.__class__ is int and 0 <= value <= MOST_TOKENS else _as_count(value)
+        if count is not None:
             for name, rank in spots[key]:
                 if name not in counts or rank < ranks[name]:
                     counts[name], ranks[name] = count, rank
@@ -148,8 +156,10 @@ def _note_counts(found: dict[str, Any], spots: Spots, counts: Counts, ranks: dic
 def _counts_reasoning_apart(counts: Mapping[str, Any]) -> bool:
     """Some providers leave the reasoning out of the completion; their grand total tells."""
     reasoning = counts.get("reasoning", 0)
+    if not reasoning:
+        return False
     both = counts.get("prompt", 0) + counts.get("completion", 0)
-    return bool(reasoning > 0 and counts.get("total") == both + reasoning)
+    return bool(counts.get("total") == both + reasoning)
 
 
 def _compile_count(paths: Any, where: Path, problems: Problems) -> Getter:
