@@ -32,13 +32,12 @@ class ModelCatalog:
         path: str = scope["path"]
         names = None
         for format in self._read_snapshot().formats.values():
-            side = format.client
-            at = side.catalog_path
-            if not at or not path.startswith(at) or path[len(at) : len(at) + 1] not in ("", "/"):
-                continue
-            names = names or {name for name, _ in scope["headers"]}
-            if not side.catalog_header or side.catalog_header in names:
-                return partial(self._show, format, path[len(at) + 1 :])
+            for at, header in format.client.catalogs:
+                if not path.startswith(at) or path[len(at) : len(at) + 1] not in ("", "/"):
+                    continue
+                names = names or {name for name, _ in scope["headers"]}
+                if not header or header in names:
+                    return partial(self._show, format, path[len(at) + 1 :])
         return None
 
     async def _show(self, format: Format, name: str, scope: Any, receive: Any, send: Send) -> None:

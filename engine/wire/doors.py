@@ -28,7 +28,7 @@ MODEL = "{model}"
 _PATH = re.compile(r"/[^{}?#\s]*(\{model\}[^{}?#\s]*)?")
 _HEADER = re.compile(r"[a-z0-9-]+")
 _ROW_KEYS = ("path", "stream", "framing", "query")
-_CATALOG_KEYS = ("path", "header", "list", "one")
+_CATALOG_KEYS = ("path", "shared_path", "header", "list", "one")
 _CATALOG_WRONG = f"one of {', '.join(_CATALOG_KEYS)} is expected"
 _NEEDED = ("read_request", "write_reply", "write_error")
 _BELONGS_TO_ROUTING = frozenset(
@@ -66,10 +66,9 @@ class ClientSide:
     key_parameter: str = ""
     """The query parameter that may carry the API key."""
     request_id_header: bytes = b""
-    catalog_path: str = ""
-    """Where clients ask for the list of models; one model stands below it."""
-    catalog_header: bytes = b""
-    """The header that tells these clients from others who ask at the same path."""
+    catalogs: tuple[tuple[str, bytes], ...] = ()
+    """Where clients ask for the list of models (one model stands below it), and the header that tells them from
+    others who ask at the same path."""
 
 
 def compile_client_side(tree: Mapping[str, Any], problems: Problems) -> ClientSide:
@@ -83,8 +82,7 @@ def compile_client_side(tree: Mapping[str, Any], problems: Problems) -> ClientSi
         verbatim=_read_verbatim(tree, problems),
         key_parameter=str(tree.get("key_parameter", "")),
         request_id_header=str(tree.get("request_id_header", "")).lower().encode(),
-        catalog_path=_read_catalog_text(tree, "path", problems),
-        catalog_header=_read_catalog_text(tree, "header", problems).lower().encode(),
+        catalogs=tuple(_compile_catalogs(tree, problems)),
     )
 
 
@@ -123,6 +121,15 @@ def _read_header_names(tree: Mapping[str, Any], problems: Problems) -> list[str]
     return names
 
 
+def _compile_catalogs(tree: Mapping[str, Any], problems: Problems) -> Iterable[tuple[str, bytes]]:
+    path, shared = (_read_catalog_text(tree, key, problems) for key in ("path", "shared_path"))
+    header = _read_catalog_text(tree, "header", problems).lower().encode()
+    if path:
+        yield path, b"" if shared else header
+    if shared:
+        yield shared, header
+
+
 def _read_catalog_text(tree: Mapping[str, Any], key: str, problems: Problems) -> str:
     catalog = tree.get("catalog")
     if not isinstance(catalog, Mapping):
@@ -131,7 +138,7 @@ def _read_catalog_text(tree: Mapping[str, Any], key: str, problems: Problems) ->
         if name not in _CATALOG_KEYS and (found := (("catalog", name), _CATALOG_WRONG)) not in problems:
             problems.append(found)
     text = catalog.get(key, "")
-    if not isinstance(text, str) or (key == "path" and not _PATH.fullmatch(text)):
+    if not isinstance(text, str) or (text and key != "header" and not _PATH.fullmatch(text)):
         problems.append((("catalog", key), "a path such as /v1/models is expected"))
         return ""
     return text

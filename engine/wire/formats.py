@@ -54,7 +54,7 @@ SECTIONS: Mapping[str, str] = {
     "carries": "kinds of parts whose opaque state its clients send back: reasoning, tool_call, text, image ...",
     "serves": "where clients may speak it: a list of {path, stream, framing, query}",
     "common": "true: examples and commands take requests of its operation in this format unless told otherwise",
-    "catalog": "how its clients see the list of models: path, header, list, one",
+    "catalog": "how its clients see the list of models: path, shared_path, header, list, one",
     "usage_asked": "JSONPath of what asks for usage in a stream; default: the dialect always shows it",
     "passes_headers": "headers of a client that go on to a provider of the same wire",
     "camel_case_except": "clients may write keys with underscores, too: the keys below which they stay as they are",

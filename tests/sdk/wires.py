@@ -25,6 +25,14 @@ _CHANGES: Mapping[str, str] = {
     "variables: {project: p, location: l}",
 }
 WIRES = tuple(_CHANGES)
+# Providers that know no chat.
+_OTHERS: Mapping[str, str] = {
+    "voyage": "extends: voyage\nbase_url: URL/voyage/v1",
+    "jina": "extends: jina\nbase_url: URL/jina/v1",
+}
+COUNTING = ("messages", "gemini", "vertex-gemini", "vertex-claude")
+EMBEDDING = ("chat", "gemini", "cohere", "ollama", "vertex-gemini", "voyage", "jina")
+RANKING = ("cohere", "voyage", "jina")
 
 
 def write_providers(url: str) -> dict[str, str]:
@@ -33,5 +41,5 @@ def write_providers(url: str) -> dict[str, str]:
         f"providers.d/{name}.yaml": _LAID_OVER.replace("CHANGES", changes)
         .replace("NAME", name)
         .replace("URL", url)
-        for name, changes in _CHANGES.items()
+        for name, changes in {**_CHANGES, **_OTHERS}.items()
     }

@@ -23,7 +23,7 @@ from engine.upstream.simulator.dialog import (
 )
 from engine.upstream.simulator.names import Script
 from engine.upstream.simulator.signing import sign
-from engine.upstream.simulator.wires.gemini_read import ISSUER, read, read_contents
+from engine.upstream.simulator.wires.gemini_read import ISSUER, read, read_contents, read_opening
 from engine.upstream.simulator.wires.prompt import Prompt
 
 _STATUS = {
@@ -163,8 +163,10 @@ def frame_item(payload: bytes, _line: bytes, first: bool) -> bytes:
 def read_count(body: Mapping[str, Any]) -> Ask:
     """Count what would be asked, told as contents or as a whole request."""
     held, prompt = body.get("generateContentRequest") or body, Prompt()
+    read_opening(held, prompt)
     read_contents(held, prompt)
-    return Ask(body["model"].removeprefix("models/"), [prompt.turns], digest=prompt.digest())
+    name = body["model"].removeprefix("models/")
+    return Ask(name, [prompt.turns], tools=prompt.tools, digest=prompt.digest())
 
 
 def write_count(ask: Ask, script: Script, ticket: Ticket) -> Written:

@@ -32,12 +32,7 @@ def read(body: Body) -> Ask:
     thinking = config.get("thinkingConfig") or {}
     thinks = bool(thinking.get("includeThoughts"))
     model = body["model"].removeprefix("models/")
-    for number, tool in enumerate(take_list(body, "tools")):
-        _read_tool(tool, number, prompt)
-    if system := _take(body, "systemInstruction", "system_instruction"):
-        prompt.open("system")
-        for part in take_list(system, "parts"):
-            prompt.add_text(part.get("text") or "")
+    read_opening(body, prompt)
     read_contents(body, prompt, needs_signature=thinks or asks_to_think(model))
     wanted = (_take(body, "toolConfig", "tool_config") or {}).get("functionCallingConfig") or {}
     names = wanted.get("allowedFunctionNames") or []
@@ -57,6 +52,16 @@ def read(body: Body) -> Ask:
         raw=bool(body.get("vertex")),
         digest=prompt.digest(seed),
     )
+
+
+def read_opening(body: Body, prompt: Prompt) -> None:
+    """What stands before the conversation."""
+    for number, tool in enumerate(take_list(body, "tools")):
+        _read_tool(tool, number, prompt)
+    if system := _take(body, "systemInstruction", "system_instruction"):
+        prompt.open("system")
+        for part in take_list(system, "parts"):
+            prompt.add_text(part.get("text") or "")
 
 
 def _take(body: Body, *names: str) -> Any:

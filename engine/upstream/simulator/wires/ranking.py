@@ -1,5 +1,7 @@
 """Embeddings and rerank as Cohere, Voyage and Jina speak them. What shares a path with another has its own prefix."""
 
+import base64
+import struct
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -77,7 +79,7 @@ def read_cohere_embed(body: Body) -> Ask:
 def _show_cohere_embed(ask: Ask, counts: Counts, _script: Script) -> dict[str, Any]:
     size, kinds = ask.raw
     vectors = _make_vectors(ask, size)
-    shown = {kind: vectors if kind == "float" else [_quantize(one) for one in vectors] for kind in kinds}
+    shown = {kind: [_show_as(kind, one) for one in vectors] for kind in kinds}
     images = sum(turns[0].counted == TOKENS_PER_IMAGE for turns in ask.conversations)
     billed = {"input_tokens": counts.prompt, **({"images": images} if images else {})}
     texts = [turns[0].text for turns in ask.conversations]
@@ -86,6 +88,12 @@ def _show_cohere_embed(ask: Ask, counts: Counts, _script: Script) -> dict[str, A
         "texts": texts,
         "meta": {"api_version": {"version": "2"}, "billed_units": billed},
     }
+
+
+def _show_as(kind: str, vector: list[float]) -> list[float] | list[int] | str:
+    if kind == "base64":
+        return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+    return vector if kind == "float" else _quantize(vector)
 
 
 def _quantize(vector: list[float]) -> list[int]:
