@@ -26,6 +26,7 @@ from engine.http.identifiers import CallIds
 from engine.http.inference import InferenceDoors, OpenCalls
 from engine.http.keys import KeyRoutes, add_key_routes
 from engine.http.monitoring import Monitoring, Readiness
+from engine.http.provider_keys import ProviderKeyRoutes, add_provider_key_routes
 from engine.http.routes import Routes
 from engine.policies.admission import Admission
 from engine.policies.caps import REFRESH_EACH_S, Caps
@@ -72,6 +73,7 @@ class WorkerApp:
         self.metrics = Metrics()
         self._database = Database(settings.database_url or "")
         ring = load_keyring(settings.home, settings.keyring, embedded=embedded)
+        self._ring = ring
         self._desk = KeyDesk(self._database, ring)
         self._caps = Caps(UsageRecords(self._database))
         self._refreshing: asyncio.Task[None] | None = None
@@ -160,6 +162,9 @@ class WorkerApp:
         routes.add("POST", "/admin/config/reload", admin.reload_config)
         routes.add("GET", "/admin/calls", admin.show_calls)
         add_key_routes(routes, KeyRoutes(identity, self._desk))
+        add_provider_key_routes(
+            routes, ProviderKeyRoutes(identity, self._database, self._ring, self._read_snapshot)
+        )
         return routes
 
     async def _refresh_caps(self) -> None:

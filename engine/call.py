@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from engine.config.networks import Networks
-    from engine.config.snapshot import Limit, Model, Policy, Snapshot, Target
+    from engine.config.snapshot import Credential, Limit, Model, Policy, Snapshot, Target
     from engine.wire.doors import Door
     from engine.wire.kept_state import CallState
     from engine.wire.streams import StreamWriter
@@ -35,6 +35,14 @@ class KeyBounds:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnKeys:
+    """A user's own keys at providers, by provider: as they are stored, and opened."""
+
+    sealed: Mapping[str, Any]
+    credentials: Mapping[str, "Credential"]
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
     """Who pays and what is allowed. `models` are globs over model names; None allows all."""
 
@@ -53,6 +61,7 @@ class Caller:
     scoped_models: tuple[str, ...] | None = None
     """Globs of the only models that its scopes open."""
     bounds: KeyBounds | None = None
+    own_keys: OwnKeys | None = None
 
 
 @dataclass(slots=True)

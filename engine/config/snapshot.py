@@ -153,6 +153,8 @@ class Credential:
     base_url: str | None = None
     proof: SigningKey | ServiceAccount | None = None
     """What the kinds of auth need whose header is made for each request."""
+    owned: bool = False
+    """A user's own: when it fails, that says nothing about the provider or about the gateway's credentials."""
 
     @property
     def secrets(self) -> tuple[Secret, ...]:

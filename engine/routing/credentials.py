@@ -64,7 +64,7 @@ class CoolDowns:
         self, credential: Credential, failure: UpstreamFailure, pause_s: float | None, now: float
     ) -> None:
         """Cool down after a refusal of this very credential; 429 for as long as the provider or we would wait."""
-        if failure.kind in COOLING_KINDS:
+        if failure.kind in COOLING_KINDS and not credential.owned:
             limited_s = LEFT_LIMITED_S if pause_s is None and failure.retry_after_s is None else pause_s
             wait_s = COOL_DOWN_S.get(failure.kind, limited_s or 0.0)
             self._until[_key(credential)] = now + max(wait_s, failure.retry_after_s or 0.0)

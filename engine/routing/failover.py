@@ -6,10 +6,10 @@ for the next one, go on elsewhere with a stream that was cut (rescue), or tell t
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine.call import Call
-from engine.config.snapshot import Credential, Target
+from engine.config.snapshot import Auth, Credential, Target
 from engine.errors import GatewayError, NobodyAvailable, UpstreamBroke, UpstreamFailure
 from engine.routing.attempts import Attempts, Rescue
 from engine.routing.balance import Chance, Latencies, order_targets
@@ -110,7 +110,7 @@ class Delivery:
                 if self._has_begun():
                     return await self._rescue(failure, rest)
                 if self._attempts.is_final():
-                    raise word_refusal(target, failure) from failure
+                    raise self._word_refusal(target, failure) from failure
                 pause_s = self._weigh(target, credential, failure, tries, asked)
             if pause_s is None:
                 return None
@@ -118,6 +118,17 @@ class Delivery:
                 tries += 1
                 asked.clear()
                 await self._router.sleep(pause_s)
+
+    def _auth_of(self, target: Target) -> Auth:
+        """The provider's credentials, or in their place the one that the caller has there."""
+        own = self._call.caller.own_keys if self._call.caller is not None else None
+        if own is None or target.provider.name not in own.credentials:
+            return target.provider.auth
+        return replace(target.provider.auth, credentials=(own.credentials[target.provider.name],))
+
+    def _word_refusal(self, target: Target, failure: UpstreamFailure) -> GatewayError:
+        is_own = self._auth_of(target) is not target.provider.auth
+        return word_refusal(target, failure, is_own=is_own)
 
     def _has_begun(self) -> bool:
         reader = self._attempts.reader
@@ -133,13 +144,13 @@ class Delivery:
         """
         policy, router = self._plan.policy, self._router
         if failure.matches(policy.failover.never):
-            raise word_refusal(target, failure) from failure
+            raise self._word_refusal(target, failure) from failure
         pause_s = self._pause_before_retry(failure, tries)
         router.cool_downs.note_failure(credential, failure, pause_s, router.clock())
         if self._has_other_credential(target, failure, asked):
             return 0.0
         if pause_s is None and not failure.matches(policy.failover.on):
-            raise word_refusal(target, failure) from failure
+            raise self._word_refusal(target, failure) from failure
         return pause_s
 
     async def _try_once(self, target: Target, credential: Credential, is_probe: bool) -> AnswerReader:
@@ -154,7 +165,7 @@ class Delivery:
                 self._router.latencies.note(target.name, self._attempts.last.first_token_ms / 1000)
             return reader
         except UpstreamFailure as failure:
-            if failure.matches(rule.counts):
+            if failure.matches(rule.counts) and not credential.owned:
                 breakers.note_failure(target.name, rule, self._router.clock())
                 judged = True
             raise
@@ -169,7 +180,7 @@ class Delivery:
 
     async def _pick_credential(self, target: Target, asked: set[str], *, may_wait: bool) -> Credential | None:
         """A credential of the target, waiting for one that is cool again soon enough."""
-        router, auth = self._router, target.provider.auth
+        router, auth = self._router, self._auth_of(target)
         credential = router.cool_downs.pick(auth, target.model, router.clock(), router.chance, asked)
         if credential is not None:
             return credential
@@ -197,7 +208,7 @@ class Delivery:
         )
 
     def _has_other_credential(self, target: Target, failure: UpstreamFailure, asked: set[str]) -> bool:
-        auth, router = target.provider.auth, self._router
+        auth, router = self._auth_of(target), self._router
         if failure.kind not in COOLING_KINDS or len(auth.credentials) == 1:
             return False
         return router.cool_downs.pick(auth, target.model, router.clock(), router.chance, asked) is not None
@@ -253,7 +264,7 @@ class Delivery:
         now, router = self._router.clock(), self._router
         if router.breakers.seconds_until_open(target.name, now):
             return None
-        credential = router.cool_downs.pick(target.provider.auth, target.model, now, router.chance)
+        credential = router.cool_downs.pick(self._auth_of(target), target.model, now, router.chance)
         if credential is None:
             return None
         try:
@@ -266,7 +277,7 @@ class Delivery:
             ) from different
         except UpstreamFailure as failure:
             self._failures.append((target, failure))
-            if failure.matches(self._plan.policy.breaker.counts):
+            if failure.matches(self._plan.policy.breaker.counts) and not credential.owned:
                 router.breakers.note_failure(target.name, self._plan.policy.breaker, router.clock())
             router.cool_downs.note_failure(credential, failure, None, router.clock())
             return None
@@ -277,7 +288,7 @@ class Delivery:
         """The one error the caller gets when every target was asked or left alone."""
         if self._failures:
             target, failure = max(self._failures, key=lambda each: WORTH.get(each[1].kind, 1))
-            return word_refusal(target, failure)
+            return self._word_refusal(target, failure)
         wait_s = min(self._skipped_until, default=1.0)
         return NobodyAvailable(
             f"every provider of {self._plan.model.name!r} is failing or cooling down at the moment",

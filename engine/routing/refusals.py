@@ -4,6 +4,7 @@ from engine.config.snapshot import Target
 from engine.errors import (
     GatewayError,
     NobodyAvailable,
+    NotAllowed,
     UpstreamBroke,
     UpstreamFailure,
     UpstreamRefused,
@@ -21,7 +22,7 @@ WORTH = {
 }
 
 
-def word_refusal(target: Target, failure: UpstreamFailure) -> GatewayError:
+def word_refusal(target: Target, failure: UpstreamFailure, *, is_own: bool = False) -> GatewayError:
     """The final error for a failure: what the caller caused keeps the provider's words, the rest names the provider."""
     facts, status = failure.error, failure.status
     if failure.kind in ("invalid_request", "content_filter", "context_length_exceeded"):
@@ -47,6 +48,8 @@ def word_refusal(target: Target, failure: UpstreamFailure) -> GatewayError:
         code = facts.code if facts and facts.code else "model_not_found"
         words = f"{name} does not know this: {failure.message}"
         return UpstreamRefused(words, status=404, type="not_found_error", code=code, param="model")
+    if failure.kind in ("401", "403", "402") and is_own:
+        return NotAllowed(f"{name} refused your own key: {failure.message}", code="provider_key_refused")
     if failure.kind in ("401", "403", "402"):
         return UpstreamBroke(f"{name} refused the gateway's credential", code="provider_authentication_error")
     if failure.kind in ("503", "529"):

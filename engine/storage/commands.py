@@ -1,4 +1,4 @@
-"""`gatewayz keys`, `audit` and `migrate`: they work while the gateway runs, while it is stopped, and two at
+"""`gatewayz keys`, `audit`, `keyring` and `migrate`: they work while the gateway runs, while it is stopped, and two at
 once.
 """
 
@@ -10,12 +10,14 @@ from engine.storage.command_line import StorageSettings, Subparsers, finish_pars
 from engine.storage.key_commands import add_key_commands
 from engine.storage.migrations import migrate
 from engine.storage.postgres import Connection
+from engine.storage.ring_commands import add_ring_commands
 
 
 def register(subparsers: Subparsers) -> None:
     """Add this room's commands; each sets `run`, which takes the arguments and returns the exit code."""
     add_key_commands(subparsers)
     add_audit_commands(subparsers)
+    add_ring_commands(subparsers)
     finish_parser(
         subparsers.add_parser("migrate", help="bring the database to this version"), migrate_database
     )

@@ -1,8 +1,8 @@
 """`keys.cache` in GATEWAYZ_HOME: the keys that workers knew last, for a worker born while the database is
 away.
 
-It holds hashes, never keys, and is sealed with a key derived from the ring: a file that somebody changed is
-not read. Workers merge what they know into it, one at a time under a flock.
+It holds hashes of keys, and users' own keys at providers encrypted, and is sealed with a key derived from the ring: a
+file that somebody changed is not read. Workers merge what they know into it, one at a time under a flock.
 """
 
 import fcntl
@@ -17,13 +17,14 @@ import orjson
 from engine.call import Caller
 from engine.storage.home import open_private, write_private
 from engine.storage.key_rules import compile_bounds
+from engine.storage.provider_keys import open_own_keys
 from engine.storage.secrets import KeyRing
 
 log = logging.getLogger(__name__)
 
 CACHE_FILE = "keys.cache"
 MOST_KEYS = 10_000
-_LAYOUT = 2
+_LAYOUT = 3
 _HASH, _N, _KEY_ID = 0, 1, 2
 
 
@@ -42,7 +43,7 @@ class KeyCacheFile:
 
     def load(self) -> list[KnownKey]:
         """What the file holds; nothing unless a holder of the ring wrote it as it is."""
-        return [_read_row(row) for row in self._read_rows()]
+        return [_read_row(row, self._ring) for row in self._read_rows()]
 
     def _read_rows(self) -> list[list[Any]]:
         try:
@@ -92,12 +93,13 @@ def _write_row(key: KnownKey) -> list[Any]:
         who.environment,
         who.scoped_models,
         dict(who.bounds.rules) if who.bounds is not None else {},
+        dict(who.own_keys.sealed) if who.own_keys is not None else {},
     ]
 
 
-def _read_row(row: list[Any]) -> KnownKey:
+def _read_row(row: list[Any], ring: KeyRing) -> KnownKey:
     hashed, n, key_id, user_id, role, name, last4, models, scopes, expires_at, *rest = row
-    environment, scoped_models, rules = rest
+    environment, scoped_models, rules, own_keys = rest
     caller = Caller(
         key_id=key_id,
         user_id=user_id,
@@ -110,5 +112,6 @@ def _read_row(row: list[Any]) -> KnownKey:
         scoped_models=tuple(scoped_models) if scoped_models is not None else None,
         expires_at=expires_at,
         bounds=compile_bounds(rules),
+        own_keys=open_own_keys(ring, own_keys),
     )
     return KnownKey(bytes.fromhex(hashed), caller, n)

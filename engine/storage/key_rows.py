@@ -1,7 +1,7 @@
 """A row of `api_keys` with its owner becomes a `Caller`, or the sentence why it is refused."""
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
@@ -12,7 +12,9 @@ SELECT_KEY: LiteralString = (
     "SELECT c.n, k.hash, k.replaced_hash, extract(epoch FROM k.replaced_until)::float8, k.ring_id,"
     " k.revoked_at IS NOT NULL, u.active, k.id, k.user_id, k.role, k.name, k.last4, k.environment,"
     " k.models, k.scopes, extract(epoch FROM k.expires_at)::float8,"
-    " k.providers, k.ip_allowlist, k.referrers, k.max_requests, k.max_spend_usd::text, k.limits"
+    " k.providers, k.ip_allowlist, k.referrers, k.max_requests, k.max_spend_usd::text, k.limits,"
+    " (SELECT jsonb_object_agg(p.provider, jsonb_build_array(p.id, p.sealed)) FROM user_provider_keys p"
+    " WHERE p.user_id = k.user_id)"
     " FROM change_counter c LEFT JOIN (api_keys k JOIN users u ON u.id = k.user_id)"
     " ON k.hash = ANY(%(hashes)s::bytea[]) OR k.replaced_hash = ANY(%(hashes)s::bytea[])"
 )
@@ -29,11 +31,13 @@ class KeyRow:
     is_current: bool = True
     """False: it was asked for with the text that the key had before its rotation."""
     ring_id: str = ""
+    own_keys: Mapping[str, Any] | None = None
+    """The owner's keys at providers, as they are stored."""
 
 
 def read_key_row(row: tuple[Any, ...], hashes: Sequence[bytes], now: float) -> KeyRow:
     """Compares in constant time which of its two texts the key was asked for with."""
-    n, stored, replaced, replaced_until, ring_id, revoked, active, *facts = row
+    n, stored, replaced, replaced_until, ring_id, revoked, active, *facts, own_keys = row
     is_current = stored is not None and _is_one_of(stored, hashes)
     if not is_current and (replaced is None or not _is_one_of(replaced, hashes)):
         return KeyRow(n, refusal="This API key is not known.")
@@ -44,7 +48,7 @@ def read_key_row(row: tuple[Any, ...], hashes: Sequence[bytes], now: float) -> K
     caller = make_caller(facts, None if is_current else replaced_until)
     if caller.expires_at is not None and caller.expires_at <= now:
         return KeyRow(n, refusal="This API key has expired.")
-    return KeyRow(n, caller, is_current=is_current, ring_id=ring_id)
+    return KeyRow(n, caller, is_current=is_current, ring_id=ring_id, own_keys=own_keys)
 
 
 def _is_one_of(stored: bytes, hashes: Sequence[bytes]) -> bool:

@@ -21,6 +21,7 @@ from engine.errors import DependencyAway, KeyRefused
 from engine.storage.key_cache import KeyCacheFile, KnownKey
 from engine.storage.key_rows import SELECT_KEY, KeyRow, read_key_row
 from engine.storage.postgres import Connection, Database, cancel_tasks
+from engine.storage.provider_keys import open_own_keys
 from engine.storage.secrets import KeyRing, is_key
 
 log = logging.getLogger(__name__)
@@ -151,7 +152,11 @@ class KeyStore:
             row = await self._database.run(select)
         if row.caller is None:
             raise self._refuse(hashed, row.refusal)
-        caller = replace(row.caller, scopes=self._scopes.setdefault(row.caller.scopes, row.caller.scopes))
+        caller = replace(
+            row.caller,
+            scopes=self._scopes.setdefault(row.caller.scopes, row.caller.scopes),
+            own_keys=open_own_keys(self._ring, row.own_keys),
+        )
         self._remember(hashed, caller)
         if row.is_current and row.ring_id != self._ring.newest.id:
             await self._rehash(caller.key_id, hashed)

@@ -90,6 +90,10 @@ class KeyRing:
     def encrypt(self, secret: Secret) -> bytes:
         return self._fernet.encrypt(secret.reveal().encode())
 
+    def renew(self, stored: bytes) -> bytes:
+        """The same secret encrypted under the newest entry. Raises InvalidToken."""
+        return self._fernet.rotate(stored)
+
     def decrypt(self, stored: bytes) -> Secret:
         return Secret(self._fernet.decrypt(stored).decode())
 

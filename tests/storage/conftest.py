@@ -52,7 +52,8 @@ def database_url(server_url: str) -> str:
     """A migrated database without a row."""
     with psycopg.connect(server_url, autocommit=True) as connection:
         connection.execute(
-            "TRUNCATE users, api_keys, call_records, journal_positions, stored_answers, provider_state"
+            "TRUNCATE users, api_keys, call_records, journal_positions, stored_answers, provider_state,"
+            " user_provider_keys"
         )
         connection.execute("UPDATE change_counter SET n = 0")
     return server_url
