@@ -13,6 +13,7 @@ from tests.sdk.talks.talk import RESULT, SYSTEM, THINKING_BUDGET, Plan, Talk, To
 _FINISH = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length", "tool_use": "tool_calls"}
 _ERRORS = {
     400: "ValidationException",
+    401: "AccessDeniedException",
     404: "ResourceNotFoundException",
     429: "ThrottlingException",
     502: "InternalServerException",
