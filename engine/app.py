@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import random
 import time
+import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -32,6 +33,7 @@ from engine.policies.admission import Admission
 from engine.policies.caps import REFRESH_EACH_S, Caps
 from engine.policies.identity import Identity
 from engine.policies.limits import Limiter
+from engine.policies.shared_limits import SCRIPT, SharedLimiter
 from engine.routing.balance import Latencies
 from engine.routing.breaker import Breakers
 from engine.routing.credentials import CoolDowns
@@ -46,6 +48,7 @@ from engine.storage.key_usage import UsageRecords
 from engine.storage.keys import KeyStore
 from engine.storage.postgres import Connection, Database, cancel_tasks
 from engine.storage.private_state import PrivateState
+from engine.storage.redis import Redis
 from engine.storage.secrets import load_keyring
 from engine.storage.state_vault import StateVault
 from engine.telemetry.logs import Log, route_library_logs
@@ -91,12 +94,14 @@ class WorkerApp:
         self._upstreams = Upstreams(proxies=read_proxies(read_environment()))
         self._exchange = Exchange(self._upstreams)
         self._breakers = Breakers()
-        self._limiter = Limiter(worker=worker, workers=runtime.snapshot.server.workers)
+        workers = runtime.snapshot.server.workers
+        self._redis, self._shared = self._share_limits(gateway.redis.url.reveal(), worker)
+        self._limiter = self._shared.local if self._shared else Limiter(worker=worker, workers=workers)
         self.open_calls = OpenCalls()
         identity = Identity(self._keys, settings.admin_key)
         rooms = Rooms(
             identity=identity,
-            admission=Admission(self._limiter, self._clock, self._caps),
+            admission=Admission(self._shared or self._limiter, self._clock, self._caps),
             exchange=self._exchange,
             router=Router(self._breakers, CoolDowns(), Latencies(), self._clock, random.random),
             books=Books(self._journal, self._clock, (self._count_call, self._log_call)),
@@ -114,6 +119,8 @@ class WorkerApp:
         await self._keys.start()
         self._flusher.start()
         self._answers.start()
+        if self._shared is not None:
+            self._shared.start()
         self._vault.start()
         self._refreshing = asyncio.create_task(self._refresh_caps())
 
@@ -124,6 +131,8 @@ class WorkerApp:
         await self.open_calls.finish(within_s)
 
     async def stop(self) -> None:
+        if self._shared is not None:
+            await self._shared.stop()
         await self._answers.stop()
         await self._vault.stop()
         await self._flusher.stop()
@@ -140,6 +149,12 @@ class WorkerApp:
         self._runtime.swap(snapshot)
         self._exchange.forget_heads()
         self.log.info("config.swapped", revision=snapshot.version)
+
+    def _share_limits(self, url: str, worker: int) -> tuple[Redis | None, SharedLimiter | None]:
+        if url == "none":
+            return None, None
+        redis, workers = Redis(url, SCRIPT), self._runtime.snapshot.server.workers
+        return redis, SharedLimiter(redis, self._clock, uuid.uuid4().hex[:12], worker, workers)
 
     def dump_metrics(self) -> dict[str, Any]:
         return self.metrics.dump()
@@ -180,14 +195,16 @@ class WorkerApp:
         """200 while this process can serve: a short database outage is no reason to leave."""
         away_since = self._database.away_since
         away_s = time.time() - away_since if away_since is not None else 0.0
-        since = away_since if away_since is not None else self._runtime.snapshot.loaded_at
-        status = "ok" if away_since is None else "degraded"
+        redis_away_since = self._redis.away_since if self._redis is not None else None
+        absences = [moment for moment in (away_since, redis_away_since) if moment is not None]
+        since = min(absences, default=self._runtime.snapshot.loaded_at)
+        status = "degraded" if absences else "ok"
         if self._draining or away_s > self._grace_s:
             status = "down"
         return Readiness(
             status=status,
             database="ok" if away_since is None else "away",
-            redis="none",
+            redis="none" if self._redis is None else "ok" if redis_away_since is None else "away",
             since=datetime.fromtimestamp(since, UTC).isoformat(timespec="milliseconds"),
         )
 
@@ -228,7 +245,7 @@ class WorkerApp:
         metrics = self.metrics
         metrics.watch("gatewayz_calls_in_progress", lambda: len(self.open_calls))
         metrics.watch("gatewayz_upstream_connections", lambda: as_reading(self._upstreams.count()))
-        metrics.watch("gatewayz_dependency_up", lambda: {"database": float(self._database.available)})
+        metrics.watch("gatewayz_dependency_up", self._read_dependencies)
         metrics.watch("gatewayz_journal_records", lambda: as_reading(self._flusher.count_states()))
         metrics.watch("gatewayz_config_revision_info", lambda: {self._runtime.snapshot.version: 1})
         metrics.watch("gatewayz_breaker_state", self._read_breakers)
@@ -236,6 +253,12 @@ class WorkerApp:
         metrics.watch("gatewayz_log_lines_dropped_total", lambda: self.log.dropped)
         metrics.watch("gatewayz_stored_answers_total", lambda: as_reading(self._answers.counts))
         metrics.watch("gatewayz_provider_state_total", lambda: as_reading(self._vault.counts))
+
+    def _read_dependencies(self) -> dict[str | tuple[str, ...], float]:
+        up: dict[str | tuple[str, ...], float] = {"database": float(self._database.available)}
+        if self._redis is not None:
+            up["redis"] = float(self._redis.available)
+        return up
 
     def _read_breakers(self) -> dict[str | tuple[str, ...], float]:
         states = self._breakers.states(self._clock())

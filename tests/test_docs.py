@@ -30,7 +30,7 @@ from engine.config.schema_provider import ProviderFile
 from engine.config.settings import Settings, read_settings
 from engine.errors import GatewayError
 from engine.http.routes import NOT_BUILT
-from engine.policies.limits import HEADER_NAMES
+from engine.policies.refusals import HEADER_NAMES
 from engine.serve import protocol
 from engine.storage.calls import FIELDS, FILTERS
 from engine.telemetry.families import FAMILIES
@@ -202,7 +202,7 @@ def test_every_route_is_described(worker: WorkerApp) -> None:
 
 
 def test_every_header_is_described() -> None:
-    said = {name for names in HEADER_NAMES.values() for name in names} | {"retry-after", "allow"}
+    said = {name.decode() for names in HEADER_NAMES.values() for name in names} | {"retry-after", "allow"}
     for folder in ("http", "serve", "policies"):
         for path in (ROOT / "engine" / folder).glob("*.py"):
             said |= set(re.findall(r'b"(x-[a-z-]+)"', path.read_text()))

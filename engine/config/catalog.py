@@ -195,8 +195,6 @@ def _build_policy(entry: Entry) -> Built:
     if not entry.thing.shipped:
         if entry.spec.budgets:
             notes.warn(("budgets",), "is not enforced in this version")
-        if entry.spec.when_redis_away != "divide":
-            notes.warn(("when_redis_away",), "is not enforced in this version")
     return notes.built(build_policy(entry.spec))
 
 

@@ -1,12 +1,14 @@
 """gateway.yaml: the process itself. Everything has a default; the file may be absent."""
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, field_validator
 
 from engine.config.files import DEFAULT_FOLDERS
 from engine.config.networks import read_network
 from engine.config.schema_base import Count, Seconds, SecondsOrNone, SecretText, Strict, described
+from engine.secret import Secret
 
 DEFAULT_TREE = {"database": "${DATABASE_URL:-embedded}", "redis": "${REDIS_URL:-none}"}
 """Goes below what gateway.yaml says, before references are expanded."""
@@ -49,7 +51,14 @@ class DatabaseEntry(Strict):
 
 
 class RedisEntry(Strict):
-    url: SecretText = described("`none`, or a Redis or Valkey URL")
+    url: SecretText = described("`none`, or a Redis or Valkey URL: redis://, rediss:// (TLS) or unix://")
+
+    @field_validator("url")
+    @classmethod
+    def _check_scheme(cls, url: Any) -> Any:
+        if isinstance(url, Secret) and not re.match(r"none$|rediss?://|unix://", url.reveal()):
+            raise ValueError("must be `none` or begin with redis://, rediss:// or unix://")
+        return url
 
 
 class IncludeEntry(Strict):

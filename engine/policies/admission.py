@@ -1,7 +1,7 @@
 """The one place where a call takes what it must give back: its places under the limits.
 
 `async with admission.admit(call, plan)`: entering may refuse with 429, leaving always gives back and corrects the
-tokens that were reserved. Nothing in here waits, so nothing in here can be cut in half by a cancellation.
+tokens that were reserved. Only limits that are shared wait, for Redis, and they give back what a cancelled call took.
 """
 
 from collections.abc import Callable
@@ -10,14 +10,18 @@ from types import TracebackType
 from engine.call import Call
 from engine.config.snapshot import Limit, Policy
 from engine.policies.caps import Caps
-from engine.policies.limits import Grant, HeaderPairs, Limiter
+from engine.policies.limits import Grant, Limiter
+from engine.policies.refusals import HeaderPairs
+from engine.policies.shared_limits import SharedGrant, SharedLimiter
 from engine.wire.operations import WRITING
 
 Scopes = list[tuple[str, str, Limit]]
 
 
 class Admission:
-    def __init__(self, limiter: Limiter, clock: Callable[[], float], caps: Caps | None = None) -> None:
+    def __init__(
+        self, limiter: Limiter | SharedLimiter, clock: Callable[[], float], caps: Caps | None = None
+    ) -> None:
         self._limiter, self._clock, self._caps = limiter, clock, caps
 
     def admit(self, call: Call, policy: Policy) -> "Admitted | CappedCall":
@@ -31,9 +35,11 @@ class Admission:
 class Admitted:
     __slots__ = ("_call", "_clock", "_grant", "_limiter", "_policy")
 
-    def __init__(self, call: Call, policy: Policy, limiter: Limiter, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, call: Call, policy: Policy, limiter: Limiter | SharedLimiter, clock: Callable[[], float]
+    ) -> None:
         self._call, self._policy, self._limiter, self._clock = call, policy, limiter, clock
-        self._grant: Grant | None = None
+        self._grant: Grant | SharedGrant | None = None
 
     async def __aenter__(self) -> HeaderPairs:
         """The x-ratelimit headers of the answer."""
@@ -42,8 +48,11 @@ class Admitted:
             return []
         scopes = find_scopes(call, self._policy)
         tokens = reserve_tokens(call, self._policy) if limits_tokens(call, self._policy) else 0
-        now = self._clock()
-        self._grant = self._limiter.take(scopes, tokens, now)
+        limiter, now = self._limiter, self._clock()
+        if isinstance(limiter, SharedLimiter):
+            self._grant = await limiter.take(scopes, tokens, now, self._policy.when_redis_away)
+        else:
+            self._grant = limiter.take(scopes, tokens, now)
         return self._grant.headers(now)
 
     async def __aexit__(

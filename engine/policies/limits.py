@@ -6,40 +6,17 @@ corrects the token estimate and gives the slots back. A limiter shared through R
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from math import ceil, inf
+from math import inf
 from typing import TYPE_CHECKING
 
-from engine.errors import LimitExceeded
-from engine.policies.shelf import Counters, Shelf
+from engine.policies.refusals import HEADER_NAMES, HeaderPairs, LimitReached, Reached, refuse
+from engine.policies.shelf import Counters, Entries, Shelf
 from engine.policies.windows import Window
 
 if TYPE_CHECKING:
     from engine.config.snapshot import Limit
 
 SWEEP_EVERY_S = 0.001
-WINDOW_NAMES = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
-HeaderPairs = list[tuple[bytes, bytes]]
-HEADER_NAMES = {
-    kind: tuple(f"x-ratelimit-{fact}-{kind}".encode() for fact in ("limit", "remaining", "reset"))
-    for kind in ("requests", "tokens")
-}
-WHOM = {
-    "key": "this key",
-    "user": "this user",
-    "team": "this team",
-    "model": "this model",
-    "ip": "this address",
-    "system": "the whole gateway",
-}
-
-
-class LimitReached(LimitExceeded):
-    """A limit says no. `retry_after_s` is whole seconds; None means that this call can never fit."""
-
-    def __init__(self, message: str, code: str, retry_after_s: float | None, headers: dict[str, str]) -> None:
-        super().__init__(message, code=code, retry_after_s=retry_after_s)
-        self.headers = headers
 
 
 class Grant:
@@ -107,27 +84,43 @@ class Limiter:
     """
 
     def __init__(self, *, worker: int = 0, workers: int = 1) -> None:
-        self._worker = worker % workers
-        self._workers = workers
+        self._worker, self._workers = worker % workers, workers
         self._shelves: dict[str, Shelf] = {}
         self._now = -inf
         self._sweep_at = -inf
 
     def take(self, scopes: "Sequence[tuple[str, str, Limit]]", tokens: int, now: float) -> Grant:
         """Count one request and `tokens` in every scope (name, identity, limit), or raise LimitReached."""
-        if now < self._now:
-            now = self._now
-        self._now = now
-        if now >= self._sweep_at:
-            self.forget_idle(now)
+        now = self._tell_time(now)
         held = [self._find(scope, identity, limit) for scope, identity, limit in scopes]
         for counters in held:
             if not counters.fits(tokens, now):
                 raise explain_refusal(scopes, held, tokens, now)
-        parts: list[tuple[Window, int, int]] = []
-        for counters in held:
-            counters.count(tokens, now, parts)
-        return Grant(held, tokens, parts)
+        return _count(held, tokens, now)
+
+    def count(self, scopes: "Sequence[tuple[str, str, Limit]]", tokens: int, now: float) -> Grant:
+        """Count without asking: what somebody else has allowed already."""
+        held = [self._find(scope, identity, limit) for scope, identity, limit in scopes]
+        return _count(held, tokens, self._tell_time(now))
+
+    def divide(self, worker: int, workers: int) -> None:
+        """From now on this is another part of the whole."""
+        if (worker % workers, workers) != (self._worker, self._workers):
+            self._worker, self._workers = worker % workers, workers
+            for shelf in self._shelves.values():
+                shelf.forget_limits()
+
+    def list_identities(self) -> list[tuple[str, str]]:
+        """Scope and identity of everybody who is remembered."""
+        return [
+            (scope, identity) for scope, shelf in self._shelves.items() for identity in shelf.list_names()
+        ]
+
+    def read_entries(self, scope: str, identity: str, now: float) -> Entries:
+        """What an identity used: per window ("r60": requests of a minute) the age in seconds and number of each
+        entry, oldest first.
+        """
+        return self._shelves[scope].read_entries(identity, now)
 
     def forget_idle(self, now: float) -> None:
         """A bounded piece of housekeeping: pack what has been idle, drop what no window remembers."""
@@ -138,6 +131,12 @@ class Limiter:
     def count_identities(self) -> dict[str, int]:
         """How many identities are remembered, by scope."""
         return {scope: len(shelf) for scope, shelf in self._shelves.items()}
+
+    def _tell_time(self, now: float) -> float:
+        now = self._now = max(now, self._now)
+        if now >= self._sweep_at:
+            self.forget_idle(now)
+        return now
 
     def _find(self, scope: str, identity: str, limit: "Limit") -> Counters:
         shelf = self._shelves.get(scope)
@@ -153,67 +152,34 @@ class Limiter:
         return whole + (self._worker < rest)
 
 
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    code: str
-    sentence: str
-    wait_s: float | None
-
-    @property
-    def order(self) -> float:
-        return inf if self.wait_s is None else self.wait_s
+def _count(held: list[Counters], tokens: int, now: float) -> Grant:
+    parts: list[tuple[Window, int, int]] = []
+    for counters in held:
+        counters.count(tokens, now, parts)
+    return Grant(held, tokens, parts)
 
 
 def explain_refusal(
     scopes: "Sequence[tuple[str, str, Limit]]", held: list[Counters], tokens: int, now: float
 ) -> LimitReached:
     """The error for the limit that takes longest to give way, so that whoever waits that long is let in."""
-    refusals = [
-        refusal
+    reached = [
+        fact
         for (scope, _, _), counters in zip(scopes, held, strict=True)
-        for refusal in _list_refusals(WHOM.get(scope, f"this {scope}"), counters, tokens, now)
+        for fact in _list_reached(scope, counters, tokens, now)
     ]
-    worst = max(refusals, key=lambda refusal: refusal.order)
-    headers = {name.decode(): value.decode() for name, value in write_headers(held, now)}
-    if worst.wait_s is None:
-        return LimitReached(worst.sentence, worst.code, None, headers)
-    seconds = max(1, ceil(worst.wait_s))
-    if worst.code == "token_rate_limit":  # room for one token comes sooner than room for this call
-        headers["x-ratelimit-reset-tokens"] = str(seconds)
-    return LimitReached(f"{worst.sentence} Try again in {seconds} s.", worst.code, float(seconds), headers)
+    return refuse(max(reached, key=lambda fact: fact.order), tokens, write_headers(held, now))
 
 
-def _list_refusals(whom: str, counters: Counters, tokens: int, now: float) -> Iterator[_Refusal]:
+def _list_reached(scope: str, counters: Counters, tokens: int, now: float) -> Iterator[Reached]:
     if counters.in_flight >= counters.concurrency:
-        sentence = f"{whom} may have {counters.concurrency} calls running at once and has as many."
-        yield _Refusal("concurrent_request_limit", sentence[0].upper() + sentence[1:], 1.0)
-    for window, number in counters.request_checks:
-        window.expire(now)
-        if window.total >= number:
-            sentence = f"The limit of {number} requests per {name_window(window)} for {whom} is used up."
-            yield _Refusal("rate_limit_exceeded", sentence, window.wait_s(1, number, now))
-    for window, number in counters.token_checks:
-        window.expire(now)
-        if window.total + tokens > number:
-            yield _Refusal(
-                "token_rate_limit",
-                _word_token_refusal(whom, window, number, tokens),
-                window.wait_s(tokens, number, now),
-            )
-
-
-def _word_token_refusal(whom: str, window: Window, number: int, tokens: int) -> str:
-    limit = f"the limit of {number} tokens per {name_window(window)} for {whom}"
-    if tokens > number:
-        return (
-            f"This call reserves {tokens} tokens, more than {limit} can ever hold: ask for a shorter answer."
-        )
-    left = max(0, number - window.total)
-    return f"This call reserves {tokens} tokens and {limit} has {left} left."
-
-
-def name_window(window: Window) -> str:
-    return WINDOW_NAMES.get(window.size_s, f"{window.size_s} seconds")
+        yield Reached(scope, "c", 0, int(counters.concurrency), counters.in_flight, 1.0)
+    for kind, amount, checks in (("r", 1, counters.request_checks), ("t", tokens, counters.token_checks)):
+        for window, number in checks:
+            window.expire(now)
+            if window.total + amount > number:
+                wait_s = window.wait_s(amount, number, now)
+                yield Reached(scope, kind, window.size_s, number, window.total, wait_s)
 
 
 def write_headers(held: list[Counters], now: float) -> HeaderPairs:

@@ -15,6 +15,7 @@ from engine.policies.windows import Window
 if TYPE_CHECKING:
     from engine.config.snapshot import Limit
 
+Entries = list[tuple[str, list[tuple[float, int]]]]
 COOL_AFTER_S = 5.0
 LOOK_AGAIN_S = 60.0
 PIECE = 16
@@ -90,6 +91,17 @@ class Counters:
         only_burst = limit.burst is not None and 1 not in limit.requests
         self.burst = next((w for w in self.request_windows if w.size_s == 1), None) if only_burst else None
 
+    def list_entries(self, now: float) -> Entries:
+        """Per window ("r60": requests of a minute) the age and number of each entry, oldest first."""
+        found: Entries = []
+        for kind, windows in (("r", self.request_windows), ("t", self.token_windows)):
+            for window in windows:
+                window.expire(now)
+                if window.lasts:
+                    ages = [max(0.0, now - last) for last in window.lasts]
+                    found.append((f"{kind}{window.size_s}", list(zip(ages, window.counts, strict=True))))
+        return found
+
     def pack(self, now: float) -> bytes | None:
         """All that has not expired, or None when nothing is left."""
         for window in (*self.request_windows, *self.token_windows):
@@ -148,6 +160,22 @@ class Shelf:
             counters = Counters() if packed is None else Counters.unpack(packed)
         self.hot[identity] = counters
         return counters
+
+    def list_names(self) -> list[str]:
+        return [*self.hot, *self._cooling, *self._cold]
+
+    def forget_limits(self) -> None:
+        """Whoever is next takes its limit anew, as its share may have changed."""
+        for counters in (*self.hot.values(), *self._cooling.values()):
+            counters.limit = None
+
+    def read_entries(self, identity: str, now: float) -> Entries:
+        """What has not expired, by window; the shelf stays as it is."""
+        counters = self.hot.get(identity) or self._cooling.get(identity)
+        if counters is None:
+            packed = self._cold.get(identity)
+            counters = Counters() if packed is None else Counters.unpack(packed)
+        return counters.list_entries(now)
 
     def sweep(self, now: float) -> None:
         """Pack up to PIECE cooling identities and look at up to PIECE packed ones."""

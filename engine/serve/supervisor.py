@@ -305,11 +305,13 @@ def wants_simulator(snapshot: "Snapshot") -> bool:
 def refuse_shared_limits(snapshot: "Snapshot") -> None:
     """Several workers that do not share their counters would let through a multiple of every limit."""
     settings = snapshot.settings
+    if settings.redis.url.reveal() != "none":
+        return
     limited = sorted(policy.name for policy in snapshot.policies.values() if policy.limits)
     if limited and snapshot.server.workers > 1 and settings.limits.without_redis == "refuse":
         raise ServeRefused(
-            f"the limits of policy {limited[0]} are counted in each worker: write `limits: {{without_redis: divide}}`"
-            " in gateway.yaml to give each worker its part, or run one worker"
+            f"the limits of policy {limited[0]} are counted in each worker: share them (`redis: URL` in gateway.yaml),"
+            " write `limits: {{without_redis: divide}}` there to give each worker its part, or run one worker"
         )
 
 

@@ -1,0 +1,340 @@
+"""The limits of a call counted for all gateways, in Redis: one script call for all its scopes (shared_limits.lua).
+
+Every call is counted in this process's memory as well. That is what it goes by while Redis is away, with its part of
+every number, and what it tells a Redis that comes back without its data: no outage multiplies a limit.
+The names of all keys carry one hash tag: in a cluster they lie in one slot, so that one script can see them all.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from importlib.resources import files
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from engine.errors import DependencyAway
+from engine.policies.limits import Grant, Limiter
+from engine.policies.refusals import HEADER_NAMES, HeaderPairs, Reached, refuse
+from engine.policies.shelf import Entries
+from engine.storage.postgres import cancel_tasks
+from engine.storage.redis import Redis, RedisAway, Script, Word
+
+if TYPE_CHECKING:
+    from engine.config.snapshot import Limit
+
+log = logging.getLogger(__name__)
+
+SCRIPT = Script(files("engine.policies").joinpath("shared_limits.lua").read_text())
+TAG = "{gatewayz}"
+MEMBERS, STATE = f"{TAG}:members", f"{TAG}:state"
+BEAT_EVERY_S = 1.0
+MEMBER_FOR_S = 16.0
+"""A worker that has not been heard of for so long is not counted any more."""
+LEASE_S = 16.0
+"""So long after `kill -9` the places of the calls it held are free again. Renewed four times in that time."""
+CAUTION_S = 5.0
+"""So long after Redis is back others may not have told it yet what they counted: nobody takes more than its part."""
+PIECE = 100
+MOST_SHAPES = 1000
+SERVERS_CLOCK = 0
+Scopes = Sequence[tuple[str, str, "Limit"]]
+
+
+class Shape:
+    """A limit in the script's words."""
+
+    __slots__ = ("limit", "words")
+
+    def __init__(self, limit: "Limit") -> None:
+        self.limit = limit
+        """Held, so that its id stays its own."""
+        requests = dict(limit.requests)
+        if limit.burst is not None:
+            requests[1] = min(limit.burst, requests.get(1, limit.burst))
+        checks: list[list[Any]] = [[f"r{size_s}", number] for size_s, number in sorted(requests.items())]
+        if limit.burst is not None and 1 not in limit.requests:
+            checks[0].append(True)
+        checks += [[f"t{size_s}", number] for size_s, number in sorted(limit.tokens.items())]
+        windows = " ".join(name for name, *_ in checks)
+        concurrency: Word = "" if limit.concurrency is None else limit.concurrency
+        self.words: tuple[Word, ...] = (windows, orjson.dumps(checks), concurrency)
+
+
+class SharedGrant:
+    """A call that may go on: corrected and released like the Grant of one process."""
+
+    __slots__ = (
+        "_limiter",
+        "facts",
+        "generation",
+        "handle",
+        "lease",
+        "leases",
+        "local",
+        "more",
+        "names",
+        "released",
+        "reserved",
+    )
+
+    def __init__(self, limiter: "SharedLimiter", scopes: Scopes, tokens: int, lease: str) -> None:
+        self._limiter, self.reserved, self.lease = limiter, tokens, lease
+        self.generation = limiter.generation
+        self.names = [f":{scope}:{identity}" for scope, identity, _ in scopes]
+        self.leases = [
+            f"+{scope}:{identity}" for scope, identity, limit in scopes if limit.concurrency is not None
+        ]
+        self.local: tuple[Grant, ...] = ()
+        self.handle = b""
+        """Where Redis has counted the tokens; empty when it has counted none."""
+        self.facts: Sequence[int] = ()
+        self.more = 0
+        """Tokens beyond what was reserved."""
+        self.released = False
+
+    def correct(self, tokens: int, now: float) -> None:
+        if not self.released:
+            self.more = tokens - self.reserved
+            for grant in self.local:
+                grant.correct(tokens, now)
+
+    def give_back(self, now: float) -> None:
+        """What this process counted for a call that did not come to pass; its request stays counted."""
+        for grant in self.local:
+            grant.correct(0, now)
+            grant.release(now)
+        self.local = ()
+
+    def release(self, now: float) -> None:
+        if not self.released:
+            self.released = True
+            for grant in self.local:
+                grant.release(now)
+            self._limiter.settle(self)
+
+    def headers(self, now: float) -> HeaderPairs:
+        return write_headers(self.facts) if self.facts else self.local[0].headers(now)
+
+
+class SharedLimiter:
+    """All limits of all gateways on one Redis."""
+
+    def __init__(
+        self, redis: Redis, clock: Callable[[], float], member: str, worker: int, workers: int
+    ) -> None:
+        self.local = Limiter(worker=worker, workers=workers)
+        self.members = workers
+        """How many workers of all gateways count together, as far as is known."""
+        self._redis, self._clock, self._member = redis, clock, member
+        self._alone = [Limiter()]
+        """What was counted since Redis went away; empty while it is there."""
+        self.generation = "0"
+        """Part of every key's name; another one when Redis has lost what was counted."""
+        self._told, self._beat = "", 0
+        self._cautious_until = self._renew_at = -inf
+        self._shapes: dict[int, Shape] = {}
+        self._running: set[SharedGrant] = set()
+        self._calls = 0
+        self._beating: asyncio.Task[None] | None = None
+        redis.greet, redis.on_back, redis.on_lost = self._return, self._join, self._go_alone
+
+    def start(self) -> None:
+        self._redis.start()
+        self._beating = asyncio.get_running_loop().create_task(self._keep_beating())
+
+    async def stop(self) -> None:
+        if self._beating is not None:
+            await cancel_tasks(self._beating)
+        self._redis.tell("ZREM", MEMBERS, self._member)
+        await self._redis.stop()
+
+    async def take(self, scopes: Scopes, tokens: int, now: float, when_away: str) -> SharedGrant:
+        """Count one request and `tokens` in every scope (name, identity, limit), or raise LimitReached.
+
+        Waits for Redis at most as long as Redis may take; then `when_away` says what happens.
+        """
+        self._calls += 1
+        grant = SharedGrant(self, scopes, tokens, f"{self._member}:{self._calls}")
+        if not self._redis.available:
+            return self._take_alone(grant, scopes, now, when_away)
+        if now < self._cautious_until and when_away == "divide":
+            grant.local = (self.local.take(scopes, tokens, now),)
+        try:
+            self._read_reply(grant, await self._ask(grant, scopes, now), scopes)
+        except RedisAway:
+            grant.give_back(now)
+            return self._take_alone(grant, scopes, now, when_away)
+        except BaseException:
+            grant.give_back(now)
+            raise
+        grant.local = grant.local or (self.local.count(scopes, tokens, now),)
+        return grant
+
+    def settle(self, grant: SharedGrant) -> None:
+        """Tell Redis what a call that has ended used. What is lost on the way ends with its window or lease."""
+        self._running.discard(grant)
+        same = grant.generation == self.generation
+        hashes = self._name_all(grant.names) if grant.more and grant.handle and same else []
+        leases = self._name_all(grant.leases)
+        if hashes or leases:
+            words: list[Word] = ["settle", SERVERS_CLOCK, grant.lease, grant.more, grant.handle, len(hashes)]
+            self._redis.tell_script(hashes + leases, words if hashes else [*words[:3], 0, b"", 0])
+
+    # With Redis
+
+    async def _ask(self, grant: SharedGrant, scopes: Scopes, now: float) -> Any:
+        words: list[Word] = ["take", SERVERS_CLOCK, grant.reserved, grant.lease, int(LEASE_S * 1e6)]
+        for _, _, limit in scopes:
+            words += self._find_shape(limit).words
+
+        def give_back(reply: Any) -> None:
+            """The caller went away before the answer came."""
+            if reply[0]:
+                self._read_reply(grant, reply, scopes)
+                grant.correct(0, now)
+                grant.release(now)
+
+        keys = self._name_all(grant.names) + self._name_all(grant.leases)
+        answer = self._redis.run_script(keys, words, give_back)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if answer.done() and not answer.cancelled() and answer.exception() is None:
+                give_back(answer.result())
+            raise
+
+    def _read_reply(self, grant: SharedGrant, reply: Any, scopes: Scopes) -> None:
+        if not reply[0]:
+            _, at, kind, size_s, number, total, wait_us, *facts = reply
+            wait_s = wait_us / 1e6 if wait_us >= 0 else None
+            reached = Reached(scopes[at - 1][0], kind.decode(), size_s, number, total, wait_s)
+            raise refuse(reached, grant.reserved, write_headers(facts))
+        grant.handle, grant.facts = reply[1], reply[2:]
+        if grant.leases:
+            self._running.add(grant)
+
+    def _find_shape(self, limit: "Limit") -> Shape:
+        shape = self._shapes.get(id(limit))
+        if shape is None:
+            if len(self._shapes) >= MOST_SHAPES:
+                self._shapes.clear()
+            shape = self._shapes[id(limit)] = Shape(limit)
+        return shape
+
+    def _name_all(self, names: list[str]) -> list[str]:
+        prefix = TAG + self.generation
+        return [prefix + name for name in names]
+
+    # Without Redis
+
+    def _take_alone(self, grant: SharedGrant, scopes: Scopes, now: float, when_away: str) -> SharedGrant:
+        if when_away == "refuse":
+            raise DependencyAway(
+                "Limits cannot be counted now.", code="limits_unavailable", retry_after_s=1.0
+            )
+        own = (self.local.take if when_away == "divide" else self.local.count)(scopes, grant.reserved, now)
+        noted = [alone.count(scopes, grant.reserved, now) for alone in self._alone[-1:]]
+        grant.local = (own, *noted)
+        if grant.leases:
+            self._running.add(grant)
+        return grant
+
+    def _go_alone(self) -> None:
+        self._alone = [Limiter()]
+
+    # Coming back
+
+    async def _return(self) -> None:
+        """Tell Redis what it does not know yet: what was counted meanwhile, or all of it if its data are gone."""
+        self._be_cautious()
+        await self._exchange_beat()
+        if self._alone[-1].count_identities():
+            self._alone.append(Limiter())  # for the calls that come while this goes on
+        untold = self._alone[:-1] if self._told == self.generation else [self.local]
+        for limiter in untold:
+            for keys, words in self._list_entries(limiter):
+                await self._redis.run_script(keys, words)
+
+    def _join(self) -> None:
+        """From now on Redis counts; what came in the last moments goes ahead of every call."""
+        for keys, words in self._list_entries(self._alone[-1]):
+            self._redis.tell_script(keys, words)
+        self._be_cautious()
+        self._alone, self._told = [], self.generation
+        self._renew()
+
+    def _be_cautious(self) -> None:
+        if self._told:
+            self._cautious_until = self._clock() + CAUTION_S
+
+    def _list_entries(self, limiter: Limiter) -> Iterator[tuple[list[str], list[Word]]]:
+        """What `limiter` has counted, as calls of the script for PIECE identities each."""
+        names = limiter.list_identities()
+        for start in range(0, len(names), PIECE):
+            now, keys, words = self._clock(), list[str](), list[Word](["restore", SERVERS_CLOCK])
+            for scope, identity in names[start : start + PIECE]:
+                entries = limiter.read_entries(scope, identity, now)
+                if entries:
+                    keys.append(f":{scope}:{identity}")
+                    words.append(write_entries(entries))
+            if keys:
+                yield self._name_all(keys), words
+
+    # The beat
+
+    async def _keep_beating(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_EVERY_S)
+            if not self._redis.available:
+                continue
+            if self._clock() >= self._renew_at:
+                self._renew()
+            try:
+                await self._exchange_beat()
+            except RedisAway:
+                continue
+            if self.generation != self._told and self._redis.available:
+                self._redis.drop("its data are not those of before")
+
+    async def _exchange_beat(self) -> None:
+        """Say that this worker is there; learn how many are, and whether the data are those of before."""
+        words: list[Word] = [
+            "beat", SERVERS_CLOCK, self._member, int(MEMBER_FOR_S * 1e6), self.generation, self._beat,
+        ]  # fmt: skip
+        generation, self._beat, members, rank = await self._redis.run_script([MEMBERS, STATE], words)
+        self.generation = generation.decode()
+        if members < self.members and self._clock() < self._cautious_until:
+            return  # the others are not back yet
+        if members != self.members:
+            log.info("limits are counted by %d workers", members)
+        self.members = members
+        self.local.divide(rank, members)
+
+    def _renew(self) -> None:
+        self._renew_at = self._clock() + LEASE_S / 4
+        held = [(name, grant.lease) for grant in self._running for name in grant.leases]
+        for start in range(0, len(held), PIECE):
+            piece = held[start : start + PIECE]
+            leases: list[Word] = [lease for _, lease in piece]
+            words: list[Word] = ["renew", SERVERS_CLOCK, int(LEASE_S * 1e6), *leases]
+            self._redis.tell_script(self._name_all([name for name, _ in piece]), words)
+
+
+def write_entries(entries: Entries) -> bytes:
+    """What a limiter counted, for the script: ages in microseconds."""
+    return orjson.dumps(
+        [(name, [(int(age_s * 1e6), count) for age_s, count in pairs]) for name, pairs in entries]
+    )
+
+
+def write_headers(facts: Sequence[int]) -> HeaderPairs:
+    """Number, remaining and reset of the tightest window, for requests and then for tokens; -1: there is none."""
+    headers: HeaderPairs = []
+    for names, start in ((HEADER_NAMES["requests"], 0), (HEADER_NAMES["tokens"], 3)):
+        if facts[start] >= 0:
+            headers += [
+                (name, b"%d" % fact) for name, fact in zip(names, facts[start : start + 3], strict=True)
+            ]
+    return headers

@@ -1,0 +1,322 @@
+"""One connection to Redis or Valkey for a whole process: what is sent in one turn of the event loop travels together.
+
+`send` never waits. An answer that takes longer than `answer_within_s` closes the connection and fails everything
+that is outstanding; from then on nobody waits, and a background task tries to come back. It counts as back when
+`greet` has returned and the server answers in time again.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from hashlib import sha1
+from typing import Any, Final, TypeAlias
+
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseError
+
+log = logging.getLogger(__name__)
+
+ANSWER_WITHIN_S = 0.05
+GREET_WITHIN_S = 2.0
+CONNECT_WITHIN_S = 1.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+SECOND_LOOK_S = 0.002
+"""After a pause of this process the answer may be there already, unread: it gets another turn of the loop."""
+Word: TypeAlias = str | bytes | int | float
+Late: TypeAlias = Callable[[Any], None]
+
+
+class RedisAway(Exception):
+    """Redis does not answer now. Whoever asked decides what that means."""
+
+
+class Sent:
+    """A command on its way. `late` takes the answer when nobody waits for it any more."""
+
+    __slots__ = ("at", "future", "late", "words")
+
+    def __init__(
+        self, words: tuple[Word, ...], at: float, future: asyncio.Future[Any] | None, late: Late | None
+    ) -> None:
+        self.words, self.at, self.future, self.late = words, at, future, late
+
+    def answer(self, value: Any) -> None:
+        if self.future is None:
+            return
+        if not self.future.done():
+            self.future.set_result(value)
+        elif self.late is not None:
+            self.late(value)
+
+    def fail(self, error: Exception) -> None:
+        if self.future is not None and not self.future.done():
+            self.future.set_exception(RedisAway(str(error) or repr(error)))
+
+
+class Script:
+    """A Lua script by its hash; a server that does not know it is sent the text."""
+
+    def __init__(self, text: str) -> None:
+        self.text: Final = text
+        self.hash: Final = sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+class Redis:
+    """The connection, kept up in the background."""
+
+    def __init__(self, url: str, script: Script, *, answer_within_s: float = ANSWER_WITHIN_S) -> None:
+        self.available = False
+        self.away_since: float | None = time.time()
+        """Wall clock, seconds since the epoch; None while Redis is there."""
+        self.greet: Callable[[], Awaitable[None]] = _greet_nobody
+        """Awaited on every new connection, before anybody else may use it."""
+        self.on_back: Callable[[], None] = _do_nothing
+        """May send what goes ahead of everybody else's."""
+        self.on_lost: Callable[[], None] = _do_nothing
+        self._url, self._script, self._answer_within_s = url, script, answer_within_s
+        self._elsewhere: dict[str, Any] = {}
+        self._call = ("EVALSHA", script.hash)
+        self._waiting: list[Sent] = []
+        self._sent: deque[Sent] = deque()
+        self._wake = asyncio.Event()
+        self._broken: asyncio.Future[Exception] | None = None
+        self._watch: asyncio.TimerHandle | None = None
+        self._suspect: Sent | None = None
+        self._keeper: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._keeper = asyncio.get_running_loop().create_task(self._keep())
+
+    async def stop(self) -> None:
+        """Send what waits, then close."""
+        if self._keeper is not None:
+            for _ in range(10):
+                if not self._waiting and not self._sent:
+                    break
+                await asyncio.sleep(0.005)
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+
+    def run_script(self, keys: list[str], words: list[Word], late: Late | None = None) -> asyncio.Future[Any]:
+        """The script's answer; the future fails with RedisAway within `answer_within_s`."""
+        future = asyncio.get_running_loop().create_future()
+        self._send((*self._call, len(keys), *keys, *words), future, late)
+        return future
+
+    def tell_script(self, keys: list[str], words: list[Word]) -> None:
+        """Like run_script, for whoever does not want the answer. Nothing happens while Redis is away."""
+        if self.available:
+            self._send((*self._call, len(keys), *keys, *words), None, None)
+
+    def tell(self, *words: Word) -> None:
+        if self.available:
+            self._send(words, None, None)
+
+    def drop(self, reason: str) -> None:
+        """Begin anew, with a connection that is greeted."""
+        self._break(RedisAway(reason))
+
+    def _send(self, words: tuple[Word, ...], future: asyncio.Future[Any] | None, late: Late | None) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._broken is None or self._broken.done():
+            Sent(words, now, future, late).fail(RedisAway("Redis is away"))
+            return
+        self._waiting.append(Sent(words, now, future, late))
+        self._wake.set()
+        if self._watch is None:
+            self._look_again(now + self._patience_s)
+
+    # The life of a connection
+
+    async def _keep(self) -> None:
+        pause_s = FIRST_PAUSE_S
+        while True:
+            began = time.monotonic()
+            try:
+                await self._live()
+            except (RedisError, RedisAway, OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+                self._note_away(error)
+            except Exception as error:  # noqa: BLE001 - whatever a library raises: limits must not end with this task
+                self._note_away(error)
+            if time.monotonic() - began > 2 * LONGEST_PAUSE_S:
+                pause_s = FIRST_PAUSE_S
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    async def _live(self) -> None:
+        """Connect, greet, be available until something breaks; ends with what broke."""
+        loop = asyncio.get_running_loop()
+        connection = self._make_connection()
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            async with asyncio.timeout(CONNECT_WITHIN_S):
+                await connection.connect()  # type: ignore[no-untyped-call]
+            self._broken = loop.create_future()
+            tasks = [loop.create_task(self._write(connection)), loop.create_task(self._read(connection))]
+            await self._say_hello()
+            self._note_available()
+            self.on_back()
+            raise await self._broken
+        finally:
+            self._break(RedisAway("the connection was closed"))
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            with contextlib.suppress(RedisError, OSError, TimeoutError):
+                await connection.disconnect(nowait=True)
+
+    async def _say_hello(self) -> None:
+        """Everything may take its time but the last question: one that is slow would be away again at once."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(GREET_WITHIN_S):
+            await self._load_script()
+            await self.greet()
+        async with asyncio.timeout(self._answer_within_s):
+            asked = loop.create_future()
+            self._send(("PING",), asked, None)
+            await asked
+
+    async def _load_script(self) -> None:
+        """A proxy that knows no SCRIPT gets the text with every call."""
+        loaded: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._call = ("EVALSHA", self._script.hash)
+        self._send(("SCRIPT", "LOAD", self._script.text), loaded, None)
+        await loaded
+
+    def _make_connection(self) -> AbstractConnection:
+        pool = ConnectionPool.from_url(
+            self._url,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            socket_connect_timeout=CONNECT_WITHIN_S,
+            socket_timeout=None,
+            socket_keepalive=True,
+            health_check_interval=0,
+            client_name="gatewayz",
+            driver_info=None,
+        )
+        pool.connection_kwargs.update(self._elsewhere)
+        self._elsewhere = {}
+        connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]
+        return connection
+
+    # On the wire
+
+    async def _write(self, connection: AbstractConnection) -> None:
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                batch, self._waiting = self._waiting, []
+                self._sent.extend(batch)
+                packed = [part for sent in batch for part in connection.pack_command(*sent.words)]
+                await connection.send_packed_command(packed, check_health=False)
+        except (RedisError, OSError, TimeoutError) as error:
+            self._break(error)
+
+    async def _read(self, connection: AbstractConnection) -> None:
+        try:
+            while True:
+                try:
+                    value = await connection.read_response(disable_decoding=True, timeout=math.inf)
+                except NoScriptError:
+                    self._resend(self._sent.popleft())
+                except ResponseError as error:
+                    self._refuse(self._sent.popleft(), error)
+                else:
+                    self._sent.popleft().answer(value)
+        except (RedisError, OSError, TimeoutError, IndexError, asyncio.IncompleteReadError) as error:
+            self._break(error)
+
+    def _resend(self, sent: Sent) -> None:
+        """The server forgot the script (SCRIPT FLUSH, another server behind the same address)."""
+        self._send(("EVAL", self._script.text, *sent.words[2:]), sent.future, sent.late)
+
+    def _refuse(self, sent: Sent, error: ResponseError) -> None:
+        """A server that answers with an error is of no use: it loads, is read-only, is full, or has moved the keys."""
+        if sent.words[0] == "SCRIPT":
+            self._call = ("EVAL", self._script.text)
+            sent.answer(None)
+            return
+        if isinstance(error, MovedError):
+            self._elsewhere = {"host": error.host, "port": error.port}
+        sent.fail(error)
+        self._break(error)
+
+    def _break(self, error: Exception) -> None:
+        """From now on nobody waits."""
+        if self._broken is None or self._broken.done():
+            return
+        self._broken.set_result(error)
+        outstanding = [*self._sent, *self._waiting]
+        self._sent.clear()
+        self._waiting = []
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        if self.available:
+            self._note_away(error)
+            self.on_lost()
+        for sent in outstanding:
+            sent.fail(error)
+
+    # The clock
+
+    @property
+    def _patience_s(self) -> float:
+        return self._answer_within_s if self.available else GREET_WITHIN_S
+
+    def _look_again(self, at: float) -> None:
+        self._watch = asyncio.get_running_loop().call_at(at, self._check_oldest)
+
+    def _check_oldest(self) -> None:
+        self._watch = None
+        oldest = self._sent[0] if self._sent else self._waiting[0] if self._waiting else None
+        if oldest is None:
+            return
+        now = asyncio.get_running_loop().time()
+        due = oldest.at + self._patience_s
+        if now < due:
+            self._look_again(due)
+        elif oldest is self._suspect:
+            self._break(TimeoutError(f"no answer within {self._patience_s * 1000:.0f} ms"))
+        else:
+            self._suspect = oldest
+            self._look_again(now + SECOND_LOOK_S)
+
+    # What others see
+
+    def _note_away(self, error: Exception) -> None:
+        if self.available or self.away_since is None:
+            self.away_since = time.time()
+            log.error("redis is away: %s", _describe(error))
+        self.available = False
+
+    def _note_available(self) -> None:
+        log.info("redis is there")
+        self.available = True
+        self.away_since = None
+        if self._watch is not None:  # it was set for somebody more patient
+            self._watch.cancel()
+            self._check_oldest()
+
+
+def _describe(error: Exception) -> str:
+    """Without the address: it may carry a password."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _do_nothing() -> None:
+    return
+
+
+async def _greet_nobody() -> None:
+    return
