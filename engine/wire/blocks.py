@@ -152,12 +152,14 @@ class BlockMachine:
         return choice
 
     def _take_block(self, fact: Mapping[str, Any], events: list[Event]) -> None:
-        number = fact.get("choice") or 0
-        choice = self._choice(number)
+        choice = self._choice(fact.get("choice") or 0)
         key, kind = fact.get("key"), fact.get("kind")
         block = choice.open.get(key)
         if block is not None and (
-            kind is not None and kind != block.kind or self._is_other_call(block, fact)
+            kind is not None
+            and kind != block.kind
+            or block.kind == "tool_call"
+            and _is_other_call(block, fact)
         ):
             self._end(choice, key, events)
             block = None
@@ -166,13 +168,8 @@ class BlockMachine:
             if block is None:
                 return
         self._add_fields(fact, block, choice, events)
-        if fact.get("end"):
+        if "end" in fact and fact["end"]:
             self._end(choice, key, events)
-
-    def _is_other_call(self, block: _Block, fact: Mapping[str, Any]) -> bool:
-        """A new id under an old key: some wires number every call 0, or not at all."""
-        given = fact.get("id")
-        return bool(block.kind == "tool_call" and given and block.values.get("id", given) != given)
 
     def _open(self, fact: Mapping[str, Any], choice: _Choice, key: Any, events: list[Event]) -> _Block | None:
         kind = fact.get("kind")
@@ -196,24 +193,15 @@ class BlockMachine:
         self, fact: Mapping[str, Any], block: _Block, choice: _Choice, events: list[Event]
     ) -> None:
         added: list[tuple[str, Any]] = []
-        signed: list[tuple[str, Any]] = []  # what is signed comes before its signature
         for name, value in fact.items():
-            if name in _CONTROL or value is None or value == "" or value == []:
-                continue
             if name in JOINED:
-                block.pieces.setdefault(name, []).append(value)
-                added.append((name, value))
-            elif name in LISTED:
-                value = _place(name, value, block)
-                block.values.setdefault(name, []).extend(value)
-                added.append((name, value))
-            elif block.values.get(name) != value:
-                block.values[name] = value
-                if block.begun and name != "signature":
+                if value:
+                    block.pieces.setdefault(name, []).append(value)
                     added.append((name, value))
-                elif name == "signature" and block.kind != "tool_call":
-                    signed = [(name, value)]
-        added += signed
+            elif name not in _CONTROL and value is not None and value != "" and value != []:
+                _note_value(block, name, value, added)
+        if len(added) > 1 and block.kind != "tool_call":
+            added.sort(key=_is_signature)  # what is signed comes before its signature
         if "whole" in fact:
             block.whole = fact["whole"]
         if block.begun or block.kind != "tool_call" or block.values.get("name"):
@@ -294,10 +282,30 @@ def _check_types(fact: Mapping[str, Any]) -> None:
 
 
 def _check_pieces(said: Mapping[str, Any]) -> None:
-    for name in JOINED & said.keys():
-        value = said[name]
-        if value is not None and value.__class__ is not str and value != []:
+    for name, value in said.items():
+        if value.__class__ is not str and name in JOINED and value is not None and value != []:
             raise ValueError(f"{name} is not text")
+
+
+def _note_value(block: _Block, name: str, value: Any, added: list[tuple[str, Any]]) -> None:
+    if name in LISTED:
+        value = _place(name, value, block)
+        block.values.setdefault(name, []).extend(value)
+        added.append((name, value))
+    elif block.values.get(name) != value:
+        block.values[name] = value
+        if block.kind != "tool_call" if name == "signature" else block.begun:
+            added.append((name, value))
+
+
+def _is_signature(added: tuple[str, Any]) -> bool:
+    return added[0] == "signature"
+
+
+def _is_other_call(call: _Block, fact: Mapping[str, Any]) -> bool:
+    """A new id under an old key: some wires number every call 0, or not at all."""
+    given = fact.get("id")
+    return bool(given and call.values.get("id", given) != given)
 
 
 def _place(name: str, value: list[Any], block: _Block) -> list[Any]:

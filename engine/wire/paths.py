@@ -101,8 +101,10 @@ def _compile_key(name: str) -> Getter:
 def _compile_steps(steps: tuple[str | int, ...]) -> Getter:
     def read_steps(doc: Any) -> Any:
         try:
-            for step in steps:
-                doc = doc[step]
+            for step in steps:  # an error costs more than all the rest
+                doc = doc.get(step) if doc.__class__ is dict else doc[step]
+                if doc is None:
+                    return None
         except (LookupError, TypeError):
             return None
         return doc

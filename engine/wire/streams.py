@@ -7,7 +7,7 @@ streams.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import ProviderError
@@ -264,12 +264,28 @@ class WritePlan:
     """Whose `native` blocks this dialect understands; those of others are left out."""
 
 
+class _Spot:
+    """Where one block stands in a dialect, what was known of it when it began, and how much it has had since."""
+
+    __slots__ = ("block", "had", "index", "is_moved", "kind", "nth")
+
+    def __init__(self, event: BlockEvent, index: int, nth: int, kind: str) -> None:
+        self.index, self.nth, self.kind = index, nth, kind
+        self.is_moved = index != event.index or nth != event.nth or kind != event.kind
+        self.block: dict[str, Any] = {}
+        self.had: dict[str, int] = {}
+
+    def move(self, event: BlockEvent) -> BlockEvent:
+        if isinstance(event, BlockAdded):
+            return BlockAdded(event.choice, self.index, self.nth, self.kind, event.field, event.value)
+        return event.__class__(event.choice, self.index, self.nth, self.kind, event.block)
+
+
 class StreamWriter:
     """Writes one answer as a stream of the dialect. `context` is what the corridor knows: id, created, model, ..."""
 
     __slots__ = (
-        *("_begun", "_context", "_count", "_failed", "_foreign", "_next", "_open", "_places", "_plan"),
-        "_waiting",
+        *("_context", "_count", "_failed", "_foreign", "_next", "_open", "_plan", "_spots", "_waiting"),
         "state",
     )
 
@@ -280,9 +296,8 @@ class StreamWriter:
         self._failed = False
         self._open: tuple[int, int] | None = None
         self._foreign: set[tuple[int, int]] = set()
-        self._begun: dict[tuple[int, int], tuple[dict[str, Any], dict[str, int]]] = {}
         self._waiting: dict[tuple[int, int], list[BlockEvent]] = {}
-        self._places: dict[tuple[int, int], tuple[int, int, str]] = {}
+        self._spots: dict[tuple[int, int], _Spot] = {}
         self._next: dict[tuple[int, str], int] = {}
         self.state: dict[str, Any] = {
             "id": context.get("id", ""),
@@ -384,35 +399,28 @@ class StreamWriter:
                 self._write_in_turn(waiting, out)
 
     def _write_placed(self, event: BlockEvent, out: list[bytes]) -> None:
-        if self._plan.kinds is not None:
-            event = self._place(event)
-        if isinstance(event, BlockEnded) and event.choice == 0:
-            self.state["parts"].append(event.block)
-        self._follow(event)
-        self._write_row(event.type, event, out)
-
-    def _follow(self, event: BlockEvent) -> None:
         """Tell the row what was known of the block when it began, and how much of this field it has had."""
         state, key = self.state, (event.choice, event.index)
-        if isinstance(event, BlockStarted):
-            self._begun[key] = (event.block, {})
-        state["block"], had = self._begun[key]
+        spot = self._spots.get(key)
+        if spot is None:
+            spot = self._spots[key] = self._find_spot(event)
         if isinstance(event, BlockAdded):
-            state["had"] = had.get(event.field, 0)
-            had[event.field] = state["had"] + (len(event.value) if event.value.__class__ is list else 1)
+            had = state["had"] = spot.had.get(event.field, 0)
+            spot.had[event.field] = had + (len(event.value) if event.value.__class__ is list else 1)
+        elif isinstance(event, BlockStarted):
+            spot.block, spot.had = event.block, {}
+        elif event.choice == 0:
+            state["parts"].append(event.block)
+        state["block"] = spot.block
+        self._write_row(event.type, spot.move(event) if spot.is_moved else event, out)
 
-    def _place(self, event: BlockEvent) -> BlockEvent:
-        """The event with the place and kind that its block has in this dialect, where kinds are left out or renamed."""
-        key = (event.choice, event.index)
-        place = self._places.get(key)
-        if place is None:
-            kind = (self._plan.kinds or {}).get(event.kind, event.kind)
-            place = (self._number(event.choice, ""), self._number(event.choice, kind), kind)
-            self._places[key] = place
-        index, nth, kind = place
-        if index == event.index and nth == event.nth and kind == event.kind:
-            return event
-        return replace(event, index=index, nth=nth, kind=kind)
+    def _find_spot(self, event: BlockEvent) -> "_Spot":
+        """Where its block stands in this dialect, which may leave out kinds before it, or rename them."""
+        kinds = self._plan.kinds
+        if kinds is None:
+            return _Spot(event, event.index, event.nth, event.kind)
+        kind = kinds.get(event.kind, event.kind)
+        return _Spot(event, self._number(event.choice, ""), self._number(event.choice, kind), kind)
 
     def _number(self, choice: int, kind: str) -> int:
         number = self._next.get((choice, kind), 0)
@@ -426,8 +434,10 @@ class StreamWriter:
         written = row(event, self.state, self._context)
         if written is None:
             return
-        for body in written if isinstance(written, list) else (written,):
-            out.append(self._write_frame(body))
+        if written.__class__ is list:
+            out += map(self._write_frame, written)
+        else:
+            out.append(self._write_frame(written))
 
     def _write_frame(self, body: dict[str, Any]) -> bytes:
         plan = self._plan

@@ -40,6 +40,9 @@ from engine.wire.verbs import VERBS
 
 Render = Callable[..., Any]
 
+_STUMBLES = (TypeError, ValueError, ArithmeticError, LookupError, RecursionError, AttributeError)
+"""What a template raises over values that it was not made for."""
+
 
 class Shelf(Protocol):
     """Keeps what was compiled by the hash of what it was compiled from. It answers for what it hands out."""
@@ -108,9 +111,10 @@ class TemplateSet:
         key = self._hash(title) if self.shelf is not None else None
         code = self._take(key) or self._compile(title, key)
         space: dict[str, Any] = {**RUNTIME, "NULL": NULL, "put_result": put_result}
+        space |= {"Stumbles": _STUMBLES, "TemplateFailed": TemplateFailed}
         space |= {name: self._find_constant(*where) for name, where in self._constants.items()}
         exec(code, space)
-        return {entry[0]: _guard(space[f"write_{n}"], entry[0]) for n, entry in enumerate(self._entries)}
+        return {entry[0]: space[f"write_{n}"] for n, entry in enumerate(self._entries)}
 
     def _hash(self, title: str) -> str | None:
         """None for trees that are not plain JSON, such as those that hold a secret."""
@@ -142,8 +146,8 @@ class TemplateSet:
         self._find_fragment_names()
         for name, fragment in self._known.items():
             self._add_function(f"use_{self._ordinal(name)}", fragment.tree, fragment.names, fragment.path)
-        for number, (_, tree, names, path) in enumerate(self._entries):
-            self._add_function(f"write_{number}", tree, names, path)
+        for number, (name, tree, names, path) in enumerate(self._entries):
+            self._add_function(f"write_{number}", tree, names, path, guarded_as=name)
 
     def _find_constant(self, kind: str, name: str) -> Any:
         return VERBS[name] if kind == "verb" else self.tables[name]
@@ -166,13 +170,21 @@ class TemplateSet:
     def _ordinal(self, name: str) -> int:
         return list(self._known).index(name)
 
-    def _add_function(self, python_name: str, tree: Any, names: Sequence[str], path: Path) -> None:
+    def _add_function(
+        self, python_name: str, tree: Any, names: Sequence[str], path: Path, guarded_as: str = ""
+    ) -> None:
+        """A guarded one raises nothing but TemplateFailed. The guard stands inside, where it costs no call."""
         scope = Scope({name: f"v_{name}" for name in names}, self.tables)
         body = TreeWriter(self, Writer(VERBS, self._constants, self.reads))
         result = body.write(tree, scope, path)
         self._lines.append(f"def {python_name}({', '.join(scope.names.values())}):")
-        self._lines += [f" {line}" for line in body.lines]
-        self._lines.append(f" return {result}")
+        lines = [*body.lines, f"return {result}"]
+        if not guarded_as:
+            self._lines += [f" {line}" for line in lines]
+        else:
+            self._lines += [" try:", *(f"  {line}" for line in lines)]
+            self._lines.append(" except Stumbles as error:")
+            self._lines.append(f"  raise TemplateFailed({guarded_as!r} + f': {{error}}') from error")
 
     def _find_fragment_names(self) -> None:
         """The names that each fragment needs, those of the fragments it uses included, until nothing is added."""
@@ -251,13 +263,3 @@ def _names_of_loop(text: Any) -> tuple[set[str], set[str], set[str]]:
         find_names(loop.test) if loop.test is not None else set(),
         find_names(loop.target),
     )
-
-
-def _guard(render: Render, name: str) -> Render:
-    def guarded(*values: Any) -> Any:
-        try:
-            return render(*values)
-        except (TypeError, ValueError, ArithmeticError, LookupError, RecursionError, AttributeError) as error:
-            raise TemplateFailed(f"{name}: {error}") from error
-
-    return guarded
