@@ -17,7 +17,7 @@ LINES = st.lists(
     st.one_of(
         st.builds(
             lambda text: b"data: " + text.encode(),
-            st.text(st.characters(exclude_characters="\r\n"), max_size=6),
+            st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=6),
         ),
         st.sampled_from(
             [b"data:x", b"data", b": comment", b"event: e\xc3\xa9", b"id: 1", b"", b"retry: 5", b"data: {}"]
