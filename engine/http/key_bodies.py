@@ -123,6 +123,13 @@ class AuditQuery(Strict):
     before: Annotated[int, Field(ge=1, le=2**62)] | None = None
 
 
+class KeysQuery(Strict):
+    """Keys in the order in which they were made, behind one of them."""
+
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    after: Annotated[Text, StringConstraints(max_length=100)] | None = None
+
+
 class NoQuery(Strict):
     """A route that takes no parameters."""
 

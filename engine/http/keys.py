@@ -17,6 +17,7 @@ from engine.http.key_bodies import (
     CreateKey,
     CreateKeyFor,
     DeleteKey,
+    KeysQuery,
     NoQuery,
     find_end,
     read_json,
@@ -29,6 +30,7 @@ from engine.storage.audit import Actor
 from engine.storage.issuing import IssuedKey, KeyRequest
 from engine.storage.key_changes import Which
 from engine.storage.key_desk import MOST_MADE_PER_HOUR, KeyDesk, count_days
+from engine.storage.key_listing import Page
 from engine.storage.key_rules import write_rules
 
 DEFAULT_SCOPES = ("inference", "read")
@@ -81,8 +83,11 @@ class KeyRoutes:
 
     async def list_all(self, scope: Any, receive: Any, send: Send) -> None:
         await self._identity.admit(scope)
-        read_query(NoQuery, scope)
-        await self._list(None, send)
+        query = read_query(KeysQuery, scope)
+        keys = await self._desk.list_keys(None, Page(query.limit + 1, query.after))
+        shown = [show_key(key) for key in keys[: query.limit]]
+        more = len(keys) > query.limit
+        await respond_json(send, 200, {"status": "success", "has_more": more, "keys": shown})
 
     async def serve_any(self, scope: Any, receive: Any, send: Send, name: str) -> None:
         caller = await self._identity.admit(scope)
@@ -113,7 +118,7 @@ class KeyRoutes:
 
     # --- both
 
-    async def _list(self, owner: str | None, send: Send) -> None:
+    async def _list(self, owner: str, send: Send) -> None:
         keys = await self._desk.list_keys(owner)
         shown = [show_key(key) for key in keys]
         await respond_json(send, 200, {"status": "success", "total_keys": len(shown), "keys": shown})

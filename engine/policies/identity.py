@@ -42,7 +42,10 @@ class Identity:
 
         Raises KeyRefused, NotAllowed, or DependencyAway when nobody can tell.
         """
-        caller = await self._find(headers)
+        text = read_key(headers)
+        caller = self._keys.find(text)
+        if caller is None:
+            caller = await self._fetch(text)
         if need.scope not in caller.scopes or caller.bounds is not None or need.role != "user":
             check_access(caller, need, headers, client_ip)
         return caller
@@ -53,11 +56,7 @@ class Identity:
         need = need or find_need(scope["method"], scope["path"])
         return await self.identify(scope["headers"], client[0] if client else "", need)
 
-    async def _find(self, headers: Headers) -> Caller:
-        text = read_key(headers)
-        known = self._keys.find(text)
-        if known is not None:
-            return known
+    async def _fetch(self, text: str) -> Caller:
         if self._admin_key and hmac.compare_digest(text.encode(), self._admin_key):
             return self._admin
         if KEY_FORMAT.fullmatch(text) is None:

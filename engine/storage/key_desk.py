@@ -11,7 +11,7 @@ from engine.errors import LimitExceeded, NotAllowed, NotFound
 from engine.storage.audit import Actor, Event, list_events, write_event
 from engine.storage.issuing import IssuedKey, KeyRequest, issue_key
 from engine.storage.key_changes import Which, revoke_key, rotate_keys, update_key
-from engine.storage.key_listing import count_made, list_keys
+from engine.storage.key_listing import Page, count_made, list_keys
 from engine.storage.postgres import Connection, Database
 from engine.storage.secrets import KeyRing
 
@@ -43,9 +43,9 @@ class KeyDesk:
 
         return await self._database.run(work)
 
-    async def list_keys(self, owner: str | None, *, used: bool = True) -> list[dict[str, Any]]:
+    async def list_keys(self, owner: str | None, page: Page | None = None) -> list[dict[str, Any]]:
         async def work(connection: Connection) -> list[dict[str, Any]]:
-            return await list_keys(connection, owner, used=used)
+            return await list_keys(connection, owner, used=True, page=page)
 
         return await self._database.run(work)
 

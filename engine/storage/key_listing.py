@@ -1,5 +1,6 @@
 """Looking at API keys: never with anything that would let somebody use one."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, LiteralString
@@ -19,8 +20,21 @@ _USED: LiteralString = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """At most `limit` rows, those behind the key of this id."""
+
+    limit: int
+    after: str | None = None
+
+
 async def list_keys(
-    connection: Connection, user_id: str | None = None, *, key_id: str | None = None, used: bool = False
+    connection: Connection,
+    user_id: str | None = None,
+    *,
+    key_id: str | None = None,
+    used: bool = False,
+    page: Page | None = None,
 ) -> list[dict[str, Any]]:
     """Every key of a user or of all, newest last; with `used`, how often it was used and what that cost."""
     fields: LiteralString = f"{_FIELDS}, r.requests_used, r.spent_usd" if used else _FIELDS
@@ -29,8 +43,16 @@ async def list_keys(
         await cursor.execute(
             f"SELECT {fields} FROM api_keys k JOIN users u ON u.id = k.user_id{join}"
             " WHERE (%(user_id)s::text IS NULL OR k.user_id = %(user_id)s)"
-            " AND (%(key_id)s::text IS NULL OR k.id = %(key_id)s) ORDER BY k.created_at, k.id",
-            {"user_id": user_id, "key_id": key_id},
+            " AND (%(key_id)s::text IS NULL OR k.id = %(key_id)s)"
+            " AND (%(after)s::text IS NULL OR (k.created_at, k.id) >"
+            " (SELECT created_at, id FROM api_keys WHERE id = %(after)s))"
+            " ORDER BY k.created_at, k.id LIMIT %(limit)s",
+            {
+                "user_id": user_id,
+                "key_id": key_id,
+                "after": page.after if page is not None else None,
+                "limit": page.limit if page is not None else None,
+            },
         )
         rows = await cursor.fetchall()
     return [{name: _show(value) for name, value in row.items()} for row in rows]

@@ -4,6 +4,9 @@ from collections.abc import Collection
 from decimal import Decimal
 from typing import Any, LiteralString, NamedTuple
 
+import psycopg
+
+from engine.errors import DependencyAway
 from engine.storage.postgres import Connection, Database
 
 _SUM: LiteralString = (
@@ -30,7 +33,10 @@ class UsageRecords:
         async def select(connection: Connection) -> KeyUsage:
             return await sum_usage(connection, key_id, after, ids)
 
-        return await self._database.run(select)
+        try:
+            return await self._database.run(select)
+        except psycopg.Error as error:
+            raise DependencyAway("The call records cannot be read.", retry_after_s=2) from error
 
 
 async def sum_usage(

@@ -348,3 +348,14 @@ def test_no_key_is_in_the_home_folder_or_the_log(gateway: Gateway, admin: httpx.
     for path in (gateway.folder / "home").rglob("*"):
         if path.is_file() and not Path(path).is_symlink():
             assert key.encode()[8:] not in path.read_bytes(), path
+
+
+def test_an_administrator_pages_through_everybodys_keys(admin: httpx.Client, user_id: str) -> None:
+    made = [make(admin, user_id)["id"] for _ in range(3)]
+    seen: list[str] = []
+    page: dict[str, Any] = {"has_more": True}
+    while page["has_more"]:
+        query = {"limit": 2} | ({"after": seen[-1]} if seen else {})
+        page = admin.get("/admin/api-keys", params=query).json()
+        seen += [key["id"] for key in page["keys"]]
+    assert seen[-3:] == made and len(seen) == len(set(seen))
