@@ -90,7 +90,12 @@ _SCHEMAS: dict[str, type[BaseModel]] = {
     "names": NamesFile,
     "policy": PolicyFile,
 }
-ENTRIES: dict[str, type[BaseModel]] = {"provider": ProviderFile, "model": ModelEntry, "names": NamesFile, "policy": PolicyFile}
+ENTRIES: dict[str, type[BaseModel]] = {
+    "provider": ProviderFile,
+    "model": ModelEntry,
+    "names": NamesFile,
+    "policy": PolicyFile,
+}
 
 
 KINDS = (*_SCHEMAS, "format")

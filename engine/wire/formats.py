@@ -350,7 +350,11 @@ class _Compiler:
         tree, usage = self.tree, UsageReader(self.section("usage"), self.problems)
         errors = ErrorReader(self.section("errors"), self.problems)
         accepts = compile_accepts(self.section("accepts"), self.problems)
-        look, media, poll = self.compile_look(), self.media(), compile_poll(self.section("poll"), self.problems)
+        look, media, poll = (
+            self.compile_look(),
+            self.media(),
+            compile_poll(self.section("poll"), self.problems),
+        )
         client = compile_client_side(tree, self.problems)
         templates = TemplateSet({**self.shared, **self.section("fragments")}, self.tables(), self.shelf)
         self.add_templates(templates)

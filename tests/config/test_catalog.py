@@ -272,7 +272,8 @@ def test_all_problems_of_all_files_come_in_one_report_in_order(folder: Folder) -
         'models.d/m.yaml:6:5 strategy: should be \'failover\', \'weighted\', \'least_latency\' or \'cheapest\'',
         'models.d/n.yaml:4:16 targets[0].provider: no provider "nobody"',
         'models.d/n.yaml:5:5 policy: no policy "strict"',
-        "models.d/o.yaml:1:1 this file names nothing; one of the keys provider, models, names, policy or format is expected",
+        "models.d/o.yaml:1:1 this file names nothing; "
+        "one of the keys provider, models, names, policy or format is expected",
         'policies.d/p.yaml:2:19 retry.on[1]: expected an HTTP status (429), 4xx, 5xx, or one of connect, reset, '
         "timeout, broken_stream, context_length_exceeded, content_filter, invalid_request",
         "policies.d/p.yaml:2:28 retry.max: should be greater than or equal to 0",

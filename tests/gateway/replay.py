@@ -126,7 +126,7 @@ class Replay:
 
 
 def read_model(head: bytes, body: bytes) -> str:
-    """The last `model` of the body, as most servers read it; where it has none, what follows `/model/` or `/models/` in the path."""
+    """The last `model` of the body, as most servers read it; without one, what follows `/model(s)/` in the path."""
     target = head.split(b" ", 2)[1].decode()
     if "/model/" in target:
         return unquote(target.partition("/model/")[2].rpartition("/")[0])

@@ -225,7 +225,12 @@ def test_a_messages_answer_is_written_as_a_chat_completion() -> None:
                     "annotations": [
                         {
                             "type": "url_citation",
-                            "url_citation": {"url": "http://a", "title": "A", "start_index": 0, "end_index": 7},
+                            "url_citation": {
+                                "url": "http://a",
+                                "title": "A",
+                                "start_index": 0,
+                                "end_index": 7,
+                            },
                         }
                     ],
                     "tool_calls": [

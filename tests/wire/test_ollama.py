@@ -108,7 +108,9 @@ def test_an_answers_form_is_json_or_a_schema(wanted: Any, form: Any) -> None:
 
 
 def test_what_would_have_to_be_fetched_is_lost() -> None:
-    urls = [{"type": "image_url", "image_url": {"url": url}} for url in (IMAGE, "https://images.example/1.png")]
+    urls = [
+        {"type": "image_url", "image_url": {"url": url}} for url in (IMAGE, "https://images.example/1.png")
+    ]
     told = {"model": "m", "messages": [{"role": "user", "content": urls}]}
     assert OLLAMA.find_loss(CHAT.read_request(told)) == ["turns/*/parts/*/image/url"]
     given: Any = {"model": "m", "messages": [{"role": "user", "content": urls[:1]}]}

@@ -109,7 +109,12 @@ def test_units_are_counted_beside_tokens_exactly_as_they_were_written() -> None:
 
 
 def test_units_that_the_request_says_are_read_from_it() -> None:
-    form = compile_format(merge_trees(load_tree("openai-chat"), {"usage": {"asked": {"characters": {"length": "$.input"}, "images": "$.n"}}}))
+    form = compile_format(
+        merge_trees(
+            load_tree("openai-chat"),
+            {"usage": {"asked": {"characters": {"length": "$.input"}, "images": "$.n"}}},
+        )
+    )
     assert form.read_asked_units({"input": "grüß", "n": 2}) == {"characters": 4, "images": 2}
     assert form.read_asked_units({"input": 7}) == {}
     assert CHAT.read_asked_units({"input": "grüß"}) == {}

@@ -98,7 +98,11 @@ def text(role: str, *texts: str) -> dict[str, Any]:
 
 def test_a_closed_schema_takes_no_other_keys_at_any_depth() -> None:
     inner = {"type": "object", "properties": {"type": {"type": "string"}}}
-    schema = {"properties": {"a": inner}, "items": {"anyOf": [inner, {"type": "null"}]}, "additionalProperties": {}}
+    schema = {
+        "properties": {"a": inner},
+        "items": {"anyOf": [inner, {"type": "null"}]},
+        "additionalProperties": {},
+    }
     closed = {**inner, "additionalProperties": False}
     assert close_objects(schema) == {
         "properties": {"a": closed},
@@ -221,7 +225,9 @@ def test_results_are_named_after_their_calls() -> None:
     assert "name" not in turns[1]["parts"][0]
 
 
-@pytest.mark.parametrize("verb", sorted(set(verbs.VERBS) - {"mapped", "banded", "renamed", "clamped", "runs"}))
+@pytest.mark.parametrize(
+    "verb", sorted(set(verbs.VERBS) - {"mapped", "banded", "renamed", "clamped", "runs"})
+)
 def test_every_verb_takes_nothing(verb: str) -> None:
     arguments = {"replaced": ("a", "b"), "default": (None,), "gather": ("x",), "pluck": ("x",), "where": ("x",),
                  "where_not": ("x",), "split": (",",)}  # fmt: skip
