@@ -48,4 +48,4 @@ def test_a_wrong_key_is_not_let_in(refuse: Any, stream: bool) -> None:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
 def test_a_provider_that_limits_is_a_limit(refuse: Any, stream: bool) -> None:
-    refuse("limiting/sim/429@1s", 429, stream=stream)
+    refuse("limiting/sim/429@50ms", 429, stream=stream)
