@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from hashlib import sha1
 from typing import Any, Final, TypeAlias
 
+from hiredis import pack_command
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
@@ -81,6 +82,7 @@ class Redis:
         """May send what goes ahead of everybody else's."""
         self.on_lost: Callable[[], None] = _do_nothing
         self._url, self._script, self._answer_within_s = url, script, answer_within_s
+        self._told_away = False
         self._elsewhere: dict[str, Any] = {}
         self._call = ("EVALSHA", script.hash)
         self._waiting: list[Sent] = []
@@ -217,7 +219,7 @@ class Redis:
                 self._wake.clear()
                 batch, self._waiting = self._waiting, []
                 self._sent.extend(batch)
-                packed = [part for sent in batch for part in connection.pack_command(*sent.words)]
+                packed = b"".join([pack_command(sent.words) for sent in batch])  # type: ignore[arg-type]
                 await connection.send_packed_command(packed, check_health=False)
         except (RedisError, OSError, TimeoutError) as error:
             self._break(error)
@@ -295,7 +297,8 @@ class Redis:
     # What others see
 
     def _note_away(self, error: Exception) -> None:
-        if self.available or self.away_since is None:
+        if self.available or not self._told_away:
+            self._told_away = True
             self.away_since = time.time()
             log.error("redis is away: %s", _describe(error))
         self.available = False

@@ -192,6 +192,24 @@ async def test_while_redis_is_away_the_policy_says_what_happens(tmp_path: Path) 
             assert refused.value.code == "limits_unavailable"
 
 
+async def test_a_gateway_starts_without_its_redis_and_tells_it_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, limit = Valkey(tmp_path), Limit({3600: 10}, {3600: 1000})
+    try:
+        async with limiter(server.url) as a:
+            assert await count_taken([a], limit, 4, tokens=100) == 4
+            await until(lambda: "redis is away" in caplog.text)
+            server.start()
+            await there(a)
+            assert await count_taken([a], limit, 10, tokens=100) == 6
+            with server.client as client:
+                assert any(b":key:k" in name for name in client.keys())
+    finally:
+        server.stop()
+    assert caplog.text.count("redis is away") == 1
+
+
 @pytest.mark.parametrize("kept", [False, True])
 async def test_a_restart_of_redis_multiplies_no_limit(
     tmp_path: Path, kept: bool, monkeypatch: pytest.MonkeyPatch
