@@ -10,7 +10,7 @@ it (`a.b.c` is None when `a.b` is). The name `null` stands for a JSON null that 
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
@@ -46,16 +46,24 @@ ENVIRONMENT = ImmutableSandboxedEnvironment(autoescape=False, keep_trailing_newl
 
 
 class Scope:
-    """The names that an expression may use, and the Python name of each."""
+    """The names that an expression may use, and the Python name of each.
+
+    `records` are the names whose values are objects with these fields and no others.
+    """
 
     def __init__(
-        self, names: Mapping[str, str], tables: Mapping[str, Mapping[Any, Any]] | None = None
+        self,
+        names: Mapping[str, str],
+        tables: Mapping[str, Mapping[Any, Any]] | None = None,
+        records: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         self.names = dict(names)
         self.tables = tables or {}
+        self.records = records or {}
 
     def bind(self, name: str, python_name: str) -> "Scope":
-        return Scope({**self.names, name: python_name}, self.tables)
+        others = {known: fields for known, fields in self.records.items() if known != name}
+        return Scope({**self.names, name: python_name}, self.tables, others)
 
 
 # Most leaves are a plain path; Jinja's lexer takes thirty times as long over one.
@@ -270,6 +278,8 @@ class Writer:
             raise ExpressionRefused(f"{node.attr!r} is private")
         if isinstance(node.node, nodes.Name):
             self.reads.add((node.node.name, node.attr))
+            if (fields := scope.records.get(node.node.name)) is not None:
+                return f"{scope.names[node.node.name]}.{node.attr}" if node.attr in fields else "None"
         if _find_root(node) in MAY_HOLD_SECRETS:
             return f"read_key({self.write(node.node, scope)}, {node.attr!r})"
         return self._read_key(self.write(node.node, scope), node.attr)

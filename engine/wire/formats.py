@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_args
 
 from engine.errors import InvalidRequest, ProviderError
 from engine.wire.accepts import Accepts, compile_accepts
@@ -104,6 +104,7 @@ _MAPPINGS = (
     ),
     *("stream", "write_stream", "stored"),
 )
+_EVENT_FIELDS = {event.type: event.template_fields for event in get_args(Event)}
 _TEMPLATES: Mapping[str, tuple[str, ...]] = {
     "request": ("chat", "target"),
     "reply": ("doc",),
@@ -502,9 +503,11 @@ class _Compiler:
             if row in (catalog := self.section("catalog")):
                 templates.add(f"catalog.{row}", catalog[row], names, ("catalog", row))
         for row, tree in self.rows("stream").items():
-            templates.add(f"stream.{row}", tree, ("e", "name", "kept"), ("stream", "on", row))
+            names = ("e", "name", "kept", "begun")
+            templates.add(f"stream.{row}", _skip_known_start(tree), names, ("stream", "on", row))
         for row, tree in self.rows("write_stream").items():
-            templates.add(f"write_stream.{row}", tree, ("e", "s", "asked"), ("write_stream", "on", row))
+            names, said = ("e", "s", "asked"), {"e": _EVENT_FIELDS[row]} if row in _EVENT_FIELDS else {}
+            templates.add(f"write_stream.{row}", tree, names, ("write_stream", "on", row), said)
         for name, names in STORED_TEMPLATES.items():
             if name in self.section("stored"):
                 templates.add(f"stored.{name}", self.section("stored")[name], names, ("stored", name))
@@ -610,6 +613,13 @@ class _Compiler:
         except (PathRefused, TypeError) as error:
             self.refuse(path, str(error))
             return compile_first("$.error")
+
+
+def _skip_known_start(tree: Any) -> Any:
+    """Many wires say in each event who answers. It is read until it is known."""
+    if isinstance(tree, list):
+        return [_skip_known_start(item) for item in tree]
+    return {"$if": "not begun", **tree} if isinstance(tree, Mapping) and set(tree) == {"started"} else tree
 
 
 def _with_numbers(table: Mapping[Any, Any]) -> dict[Any, Any]:

@@ -153,7 +153,7 @@ class StreamReader:
     def _run(self, row: Callable[..., Any], doc: Any, name: str | None, events: list[Event]) -> None:
         machine = self._machine
         try:
-            facts = row(doc, name, machine.kept)
+            facts = row(doc, name, machine.kept, machine.begun)
             for fact in facts if isinstance(facts, list) else [facts]:
                 if fact and "error" in fact:
                     self._fail({"error": fact["error"]}, events)

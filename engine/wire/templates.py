@@ -18,7 +18,7 @@ two tools costs about 15 µs, a third of the same tree as a single Jinja templat
 import hashlib
 import json
 import marshal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any, Protocol
@@ -35,7 +35,7 @@ from engine.wire.expressions import (
     parse_leaf,
     parse_loop,
 )
-from engine.wire.trees import MAX_DEPTH, Path, TreeWriter, put_result
+from engine.wire.trees import MAX_DEPTH, Path, TreeWriter, is_plain_mapping, put_result
 from engine.wire.verbs import VERBS
 
 Render = Callable[..., Any]
@@ -101,11 +101,21 @@ class TemplateSet:
     _lines: list[str] = field(default_factory=list)
     _constants: dict[str, tuple[str, str]] = field(default_factory=dict)
     _entries: list[tuple[str, Any, tuple[str, ...], Path]] = field(default_factory=list)
+    _records: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    """For each template: the fields of those of its values that are objects."""
     _count: int = 0
 
-    def add(self, name: str, tree: Any, names: Sequence[str], path: Path) -> None:
-        """A template that can be called by `name` once the set is built."""
+    def add(
+        self,
+        name: str,
+        tree: Any,
+        names: Sequence[str],
+        path: Path,
+        records: Mapping[str, Iterable[str]] | None = None,
+    ) -> None:
+        """A template that can be called by `name` once the set is built. `records`: see Scope."""
         self._entries.append((name, tree, tuple(names), path))
+        self._records[name] = {value: sorted(fields) for value, fields in (records or {}).items()}
 
     def build(self, title: str) -> dict[str, Render]:
         key = self._hash(title) if self.shelf is not None else None
@@ -119,7 +129,7 @@ class TemplateSet:
     def _hash(self, title: str) -> str | None:
         """None for trees that are not plain JSON, such as those that hold a secret."""
         try:
-            said = json.dumps([title, self.fragments, list(self.tables), self._entries])
+            said = json.dumps([title, self.fragments, list(self.tables), self._entries, self._records])
         except TypeError:
             return None
         return hashlib.sha256(said.encode()).hexdigest()
@@ -163,6 +173,9 @@ class TemplateSet:
     def call_name(self, name: str) -> str:
         return f"use_{self._ordinal(name)}"
 
+    def makes_mapping(self, name: str) -> bool:
+        return is_plain_mapping(self._known[name].tree)
+
     def fresh(self, stem: str) -> str:
         self._count += 1
         return f"{stem}{self._count}"
@@ -174,7 +187,7 @@ class TemplateSet:
         self, python_name: str, tree: Any, names: Sequence[str], path: Path, guarded_as: str = ""
     ) -> None:
         """A guarded one raises nothing but TemplateFailed. The guard stands inside, where it costs no call."""
-        scope = Scope({name: f"v_{name}" for name in names}, self.tables)
+        scope = Scope({name: f"v_{name}" for name in names}, self.tables, self._records.get(guarded_as))
         body = TreeWriter(self, Writer(VERBS, self._constants, self.reads))
         result = body.write(tree, scope, path)
         self._lines.append(f"def {python_name}({', '.join(scope.names.values())}):")

@@ -38,6 +38,7 @@ DIRECTIVES = frozenset(
 )
 MAX_DEPTH = 60
 _OWN = re.compile(r"[dl]\d+")
+_MAY_BE_EMPTY = re.compile(r"\((d\d+) or None\)")
 
 
 class Surroundings(Protocol):
@@ -50,6 +51,8 @@ class Surroundings(Protocol):
     def fragment_names(self, name: str) -> tuple[str, ...] | None: ...
 
     def call_name(self, name: str) -> str: ...
+
+    def makes_mapping(self, name: str) -> bool: ...
 
 
 class TreeWriter:
@@ -146,6 +149,9 @@ class TreeWriter:
             self.say(f"{before}None{after}")
         elif _is_constant(result):
             self.say(f"{before}{result}{after}")
+        elif (built := _MAY_BE_EMPTY.fullmatch(result)) is not None:
+            self.say(f"if {built[1]}: {before}{built[1]}{after}")
+            return False
         else:
             if not result.isidentifier():
                 found = self.templates.fresh("t")
@@ -238,7 +244,7 @@ class TreeWriter:
         except ExpressionRefused as error:
             self.templates.refuse((*path, "$each"), str(error))
             return
-        self.say(f"for {targets} in iterate({source}):")
+        self.say(f"for {targets} in {source} if {source}.__class__ is list else iterate({source}):")
         if test is not None:
             self.indent += 1
             self.say(f"if {test}:")
@@ -315,7 +321,8 @@ class TreeWriter:
         if not rest:
             return call
         target = self.templates.fresh("d")
-        self.say(f"{target} = dict({call} or ())")
+        made = f"{call} or {{}}" if self.templates.makes_mapping(name) else f"dict({call} or ())"
+        self.say(f"{target} = {made}")
         self.fill_mapping(target, rest, scope, path)
         return f"({target} or None)"
 
@@ -334,6 +341,11 @@ def put_result(target: list[Any], result: Any) -> None:
         target.extend(result)
     elif result is not None:
         target.append(None if result is NULL else result)
+
+
+def is_plain_mapping(tree: Any) -> bool:
+    """Whether each run of the tree makes a mapping that nobody else holds, or nothing."""
+    return isinstance(tree, Mapping) and _directive(tree) is None
 
 
 def _directive(tree: Mapping[Any, Any]) -> str | None:
