@@ -100,6 +100,7 @@ def describe_request(asked: KeyRequest, issued: IssuedKey) -> dict[str, Any]:
         "scopes": asked.scopes,
         "models": asked.models,
         "expires_at": asked.expires_at,
+        **({"credit_usd": str(asked.credit_usd)} if asked.credit_usd else {}),
         **asked.rules.model_dump(mode="json", exclude_unset=True),
     }
 

@@ -36,6 +36,7 @@ _ACTIVE: LiteralString = (
     " WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())"
     " AND (%(id)s::text IS NULL OR id = %(id)s) AND (%(user_id)s::text IS NULL OR user_id = %(user_id)s)"
     " AND (%(environment)s::text IS NULL OR environment = %(environment)s)"
+    " AND (%(email)s::text IS NULL OR user_id = (SELECT id FROM users WHERE lower(email) = lower(%(email)s)))"
     " ORDER BY created_at, id LIMIT %(most)s"
 )
 _REPLACE: LiteralString = (
@@ -53,6 +54,8 @@ class Which:
     id: str | None = None
     user_id: str | None = None
     environment: str | None = None
+    email: str | None = None
+    """The owner's address."""
 
 
 async def rotate_keys(
@@ -68,6 +71,7 @@ async def rotate_keys(
             "id": which.id,
             "user_id": which.user_id,
             "environment": which.environment,
+            "email": which.email,
             "most": MOST_AT_ONCE,
         }
         rows = await (await connection.execute(_ACTIVE, asked)).fetchall()

@@ -42,7 +42,7 @@ def add_key_commands(subparsers: Subparsers) -> None:
     rotate.add_argument(
         "id", metavar="ID", nargs="?", help="a key's id; without it, all that the options name"
     )
-    rotate.add_argument("--user", metavar="USER_ID", help="all active keys of this user")
+    rotate.add_argument("--user", metavar="EMAIL", help="all active keys of this user")
     rotate.add_argument("--environment", choices=ENVIRONMENTS, help="only keys of this environment")
     rotate.add_argument(
         "--grace", type=read_span_s, default=0.0, metavar="SPAN", help="the old text stays valid"
@@ -192,7 +192,7 @@ def show_keys(args: argparse.Namespace) -> int:
 
 def rotate_some(args: argparse.Namespace) -> int:
     """`gatewayz keys rotate`: running gateways take the new text at once, and the old one for as long as was said."""
-    which = Which(args.id, args.user, args.environment)
+    which = Which(args.id, environment=args.environment, email=args.user)
     if which == Which():
         say("name a key, --user or --environment: all keys at once are never meant")
         return 2

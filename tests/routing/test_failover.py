@@ -6,15 +6,23 @@ from typing import Any, cast
 
 import pytest
 
-from engine.call import Attempt, Call
+from engine.call import Attempt, Call, Caller, OwnKeys
 from engine.config.snapshot import Auth, Credential, Policy, Target
-from engine.errors import GatewayError, NobodyAvailable, UpstreamBroke, UpstreamFailure, UpstreamRefused
+from engine.errors import (
+    GatewayError,
+    NobodyAvailable,
+    NotAllowed,
+    UpstreamBroke,
+    UpstreamFailure,
+    UpstreamRefused,
+)
 from engine.routing.attempts import Attempts
 from engine.routing.balance import Latencies
 from engine.routing.breaker import Breakers
 from engine.routing.credentials import CoolDowns
 from engine.routing.failover import Delivery, Router
 from engine.routing.resolve import Plan
+from engine.secret import Secret
 from engine.wire.answers import AnswerReader
 from tests.routing.things import (
     DOOR,
@@ -60,6 +68,9 @@ class House:
             clock="headers" if kind == "timeout" else None,
             retry_after_s=float(retry_after) if retry_after else None,
         )
+
+    def is_final(self) -> bool:
+        return False
 
     async def deliver(self, *targets: Target, policy: Policy | None = None) -> AnswerReader:
         rules = policy or make_policy(retry={"backoff": {"jitter": 0}})
@@ -264,3 +275,21 @@ async def test_no_pause_goes_beyond_the_calls_own_clock() -> None:
     with pytest.raises(NobodyAvailable):
         await limited.deliver(make_target("a"), policy=policy)
     assert limited.slept == []
+
+
+async def test_a_users_own_key_fails_without_harm_to_anybody() -> None:
+    house = House(lambda target, credential, now: "ok" if not credential.owned else "401")
+    target = make_target("a")
+    own = Credential("a#own_1", Secret("users-own"), owned=True)
+    policy = make_policy(breaker={"failures": 1, "counts": ["401"]}, retry={"max": 0})
+    model = make_model("m", target, policy=policy)
+    call = Call("c", "c", DOOR, 0.0, 0.0, make_snapshot(model))
+    call.caller = Caller("k", "u", own_keys=OwnKeys({}, {"a": own}))
+    plan = Plan(model, policy, policy.timeouts, (target,))
+    for _ in range(3):
+        with pytest.raises(NotAllowed) as refused:
+            await Delivery(call, plan, house.router, cast("Attempts", house)).run()
+        assert refused.value.code == "provider_key_refused"
+    assert [name for _, _, name in house.asked] == ["a#own_1"] * 3
+    await house.deliver(target, policy=policy)
+    assert house.asked[-1][2] == "a#0" and not house.slept

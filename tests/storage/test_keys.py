@@ -374,6 +374,9 @@ async def test_rotation_in_bulk_takes_the_active_keys_it_names(connection: Conne
     assert {key.id for key in both} == {made[0].id, made[1].id}
     (live,) = await rotate_keys(connection, ring, Which(user_id=row[0], environment="live"))
     assert live.id == made[0].id and live.key.reveal().startswith("gw_live_")
+    (other,) = await rotate_keys(connection, ring, Which(email="TWO@b.c"))
+    assert other.id == made[2].id
+    assert await rotate_keys(connection, ring, Which(email="nobody@b.c")) == []
 
 
 async def test_a_revoked_key_is_not_brought_back_by_a_rotation(connection: Connection, ring: KeyRing):
