@@ -1,7 +1,7 @@
 """Which door a path leads to. Inference paths are the formats' own; what matches nothing gets near names.
 
-Pure ASGI: the inference doors are called with the server's own `receive` and `send`. Errors outside of them end here,
-in the dialect that the path is nearest to.
+Pure ASGI: the inference doors are called with the server's own `receive` and `send`. Errors outside of them end here:
+those of our own endpoints in the common dialect, others in the one that the path is nearest to.
 """
 
 import difflib
@@ -68,14 +68,10 @@ class Routes:
             if (listed := self.catalog.find(scope)) is not None:
                 return listed
         methods = self.exact.get(path)
-        if methods is not None:
-            if method not in methods:
-                raise MethodNotAllowed(path, method, list(methods))
-            return methods[method]
-        for prefix, named in self.prefixes.items():
-            name = path[len(prefix) :]
-            if path.startswith(prefix) and name and method in named:
-                return partial(_call_named, named[method], name)
+        if methods is not None and method not in methods:
+            raise MethodNotAllowed(path, method, list(methods))
+        if (own := self._find_own(method, path)) is not None:
+            return own
         if self.answers is not None and (found := self.answers.find(method, path)) is not None:
             return found
         if is_door:
@@ -88,8 +84,21 @@ class Routes:
         hint = f" (did you mean {', '.join(near)}?)" if near else ""
         raise NotFound(f"there is no route {method} {path[:200]}{hint}", code="endpoint_not_found")
 
+    def _find_own(self, method: str, path: str) -> Endpoint | None:
+        """An endpoint that no format serves."""
+        if method in (methods := self.exact.get(path, {})):
+            return methods[method]
+        for prefix, named in self.prefixes.items():
+            name = path[len(prefix) :]
+            if path.startswith(prefix) and name and method in named:
+                return partial(_call_named, named[method], name)
+        return None
+
     async def _refuse(self, scope: Any, send: Send, error: GatewayError, request_id: str) -> None:
-        await respond_error(send, self.inference.guess_format(scope["path"]), error, request_id)
+        path = scope["path"]
+        is_own = self._find_own(scope["method"], path) is not None
+        format = self.inference.guess_format("" if is_own else path)
+        await respond_error(send, format, error, request_id)
 
 
 def name_client(scope: Any, trusted: Networks) -> None:

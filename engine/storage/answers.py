@@ -106,6 +106,10 @@ class AnswerStore:
 
     async def find(self, key_id: str, answer_id: str) -> Kept:
         """One kept answer of this key. Raises AnswerMissing, DependencyAway."""
+        if not (answer_id.isascii() and answer_id.isprintable()):
+            raise AnswerMissing(
+                "no response has an id with such characters"
+            )  # and the database no text for it
         kept = await self._look_up((key_id, answer_id))
         for pause_s in _LAG_S if kept is None and (key_id, answer_id) not in self._lost else ():
             await asyncio.sleep(pause_s)  # another worker may be about to write it

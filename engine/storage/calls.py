@@ -77,7 +77,7 @@ async def list_calls(
 
 
 def _read_filter(name: str, value: Any) -> tuple[LiteralString, Any]:
-    if "\0" in str(value):
+    if any("\0" in text for text in ([*value, *value.values()] if name == "tags" else [str(value)])):
         raise InvalidRequest(f"{name} holds a NUL character.", param=name)
     if name == "tags":
         return "tags @> %s", Jsonb(dict(value))

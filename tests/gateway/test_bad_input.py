@@ -407,8 +407,10 @@ def test_another_method_is_405(client: httpx.Client, method: str) -> None:
         "/" + "a/" * 5000,
         "/%",
         "/%zz",
+        "/v1/responses/resp_%00",
+        "/v1/responses/%00/input_items",
     ],
-    ids=range(13),
+    ids=range(15),
 )
 def test_a_path_that_leads_nowhere_is_404(gateway: Gateway, path: str) -> None:
     request = (
@@ -418,6 +420,30 @@ def test_a_path_that_leads_nowhere_is_404(gateway: Gateway, path: str) -> None:
     assert head.startswith(b"HTTP/1.1 404"), head[:100]
     assert b"x-evil:" not in head
     assert json.loads(body)["error"]["message"] and b"x-request-id" in head
+
+
+@pytest.mark.parametrize("name", [r"\u0000", r"resp_\ud800", "r\u00e9sp_1"])
+def test_an_answer_whose_id_no_answer_can_have_is_not_there(client: httpx.Client, name: str) -> None:
+    body = '{"model": "sim/echo", "input": "hi", "previous_response_id": "NAME"}'.replace("NAME", name)
+    response = client.post("/v1/responses", content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "previous_response_not_found"
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "keys"),
+    [
+        ("/v1/models/nothing", {}, {"error", "request_id"}),
+        ("/models/nothing", {}, {"error", "request_id"}),
+        ("/v1/models/nothing", {"anthropic-version": "2023-06-01"}, {"type", "error", "request_id"}),
+        ("/v1beta/models/nothing", {}, {"error"}),
+    ],
+)
+def test_an_unknown_model_is_told_in_the_dialect_of_the_list(
+    client: httpx.Client, path: str, headers: dict[str, str], keys: set[str]
+) -> None:
+    response = client.get(path, headers=headers)
+    assert response.status_code == 404 and set(response.json()) == keys
 
 
 def test_a_percent_encoded_path_is_the_path_it_means(client: httpx.Client) -> None:
@@ -448,12 +474,13 @@ def test_what_is_not_built_says_so(client: httpx.Client, path: str) -> None:
         "after=%00",
         "model=%00",
         "tags=abc",
+        "tags=a%3D%00",
         "since=yesterday",
         "until=9999999-01-01",
         "nothing=1",
         "user_id=%ff",
     ],
-    ids=range(13),
+    ids=range(14),
 )
 def test_a_wrong_filter_is_told(client: httpx.Client, query: str) -> None:
     response = client.get(f"/admin/calls?{query}")

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from engine.errors import InvalidRequest
 from engine.wire.formats import Format
 from engine.wire.usage import Usage
 from tests.wire.formats_at_hand import load_format
@@ -78,6 +79,14 @@ def test_images_are_inputs_where_the_wire_has_them() -> None:
     assert write(COHERE, COHERE, body)["inputs"] == [
         {"content": [{"type": "image_url", "image_url": {"url": IMAGE}}]}
     ]
+
+
+@pytest.mark.parametrize("types", ["float", [["float"]], [{"type": "float"}]])
+def test_encodings_that_are_no_words_are_refused(types: Any) -> None:
+    body = {"model": "m", "texts": ["a"], "input_type": "search_query", "embedding_types": types}
+    with pytest.raises(InvalidRequest) as refused:
+        COHERE.read_request(body)
+    assert "embedding_types" in str(refused.value)
 
 
 ANSWERS = [
