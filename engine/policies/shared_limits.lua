@@ -250,30 +250,37 @@ local function take()
   return reply
 end
 
--- settle: ARGV[3] lease id, [4] tokens beyond the reservation (negative: unused), [5] handle of the take, [6] how many
--- KEYS are hashes. The other KEYS are sets.
-local function settle()
-  local id, more, hashes = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[6])
-  for i = hashes + 1, #KEYS do redis.call('ZREM', KEYS[i], id) end
-  if more == 0 or ARGV[5] == '' then return 1 end
-  local handle = cmsgpack.unpack(ARGV[5])
+-- `more` tokens at the windows of a take's handle; its hashes are the KEYS behind `before`.
+local function correct(before, more, packed_handle)
+  local handle = cmsgpack.unpack(packed_handle)
   for at = 1, #handle, 3 do
-    local key, name = KEYS[handle[at]], handle[at + 1]
+    local key, name = KEYS[before + handle[at]], handle[at + 1]
     local packed = redis.call('HGET', key, name)
     if packed then
-      local w = load_window(key, name, packed)
-      local own = {}
+      local w, changes = load_window(key, name, packed), {}
       expire(w)
       if more < 0 then
-        give_back(w, handle[at + 2], -more, own)
+        give_back(w, handle[at + 2], -more, changes)
       else
-        add(w, more, own)
+        add(w, more, changes)
       end
-      save(w, own)
-      redis.call('HSET', key, unpack(own))
+      save(w, changes)
+      redis.call('HSET', key, unpack(changes))
     end
   end
-  return 1
+end
+
+-- settle: for each call that has ended five of ARGV: lease id, tokens beyond the reservation (negative: unused), handle
+-- of the take, and how many of KEYS are its: hashes, then sets.
+local function settle()
+  local before = 0
+  for at = 3, #ARGV, 5 do
+    local id, more, hashes, leases = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
+    if hashes > 0 then correct(before, more, ARGV[at + 2]) end
+    for i = before + hashes + 1, before + hashes + leases do redis.call('ZREM', KEYS[i], id) end
+    before = before + hashes + leases
+  end
+  return before
 end
 
 -- renew: ARGV[3] lease in us, then the id for each of KEYS.

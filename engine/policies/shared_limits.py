@@ -12,12 +12,10 @@ from importlib.resources import files
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from engine.errors import DependencyAway
 from engine.policies.limits import Grant, Limiter
-from engine.policies.refusals import HEADER_NAMES, HeaderPairs, Reached, refuse
-from engine.policies.shelf import Entries
+from engine.policies.refusals import HeaderPairs, Reached, refuse
+from engine.policies.script_words import Shape, write_entries, write_headers
 from engine.storage.postgres import cancel_tasks
 from engine.storage.redis import Redis, RedisAway, Script, Word
 
@@ -38,28 +36,9 @@ CAUTION_S = 5.0
 """So long after Redis is back others may not have told it yet what they counted: nobody takes more than its part."""
 PIECE = 100
 MOST_SHAPES = 1000
+MOST_KEYS = 500
 SERVERS_CLOCK = 0
 Scopes = Sequence[tuple[str, str, "Limit"]]
-
-
-class Shape:
-    """A limit in the script's words."""
-
-    __slots__ = ("limit", "words")
-
-    def __init__(self, limit: "Limit") -> None:
-        self.limit = limit
-        """Held, so that its id stays its own."""
-        requests = dict(limit.requests)
-        if limit.burst is not None:
-            requests[1] = min(limit.burst, requests.get(1, limit.burst))
-        checks: list[list[Any]] = [[f"r{size_s}", number] for size_s, number in sorted(requests.items())]
-        if limit.burst is not None and 1 not in limit.requests:
-            checks[0].append(True)
-        checks += [[f"t{size_s}", number] for size_s, number in sorted(limit.tokens.items())]
-        windows = " ".join(name for name, *_ in checks)
-        concurrency: Word = "" if limit.concurrency is None else limit.concurrency
-        self.words: tuple[Word, ...] = (windows, orjson.dumps(checks), concurrency)
 
 
 class SharedGrant:
@@ -136,6 +115,8 @@ class SharedLimiter:
         self._cautious_until = self._renew_at = -inf
         self._shapes: dict[int, Shape] = {}
         self._running: set[SharedGrant] = set()
+        self._ended_keys: list[str] = []
+        self._ended_words: list[Word] = []
         self._calls = 0
         self._beating: asyncio.Task[None] | None = None
         redis.greet, redis.on_back, redis.on_lost = self._return, self._join, self._go_alone
@@ -147,6 +128,7 @@ class SharedLimiter:
     async def stop(self) -> None:
         if self._beating is not None:
             await cancel_tasks(self._beating)
+        self._send_ended()
         self._redis.tell("ZREM", MEMBERS, self._member)
         await self._redis.stop()
 
@@ -175,12 +157,24 @@ class SharedLimiter:
     def settle(self, grant: SharedGrant) -> None:
         """Tell Redis what a call that has ended used. What is lost on the way ends with its window or lease."""
         self._running.discard(grant)
-        same = grant.generation == self.generation
-        hashes = self._name_all(grant.names) if grant.more and grant.handle and same else []
-        leases = self._name_all(grant.leases)
-        if hashes or leases:
-            words: list[Word] = ["settle", SERVERS_CLOCK, grant.lease, grant.more, grant.handle, len(hashes)]
-            self._redis.tell_script(hashes + leases, words if hashes else [*words[:3], 0, b"", 0])
+        told = grant.more and grant.handle and grant.generation == self.generation
+        hashes = self._name_all(grant.names) if told else []
+        if not self._redis.available or not (hashes or grant.leases):
+            return
+        if not self._ended_words:
+            asyncio.get_running_loop().call_soon(self._send_ended)
+        self._ended_keys += hashes + self._name_all(grant.leases)
+        handle = grant.handle if told else b""
+        self._ended_words += (grant.lease, grant.more, handle, len(hashes), len(grant.leases))
+        if len(self._ended_keys) > MOST_KEYS:
+            self._send_ended()
+
+    def _send_ended(self) -> None:
+        """Calls that ended in one turn of the loop are told together, and before anybody else asks."""
+        if self._ended_words:
+            keys, words = self._ended_keys, self._ended_words
+            self._ended_keys, self._ended_words = [], []
+            self._redis.tell_script(keys, ["settle", SERVERS_CLOCK, *words])
 
     # With Redis
 
@@ -197,6 +191,7 @@ class SharedLimiter:
                 grant.release(now)
 
         keys = self._name_all(grant.names) + self._name_all(grant.leases)
+        self._send_ended()
         answer = self._redis.run_script(keys, words, give_back)
         try:
             return await answer
@@ -320,21 +315,3 @@ class SharedLimiter:
             leases: list[Word] = [lease for _, lease in piece]
             words: list[Word] = ["renew", SERVERS_CLOCK, int(LEASE_S * 1e6), *leases]
             self._redis.tell_script(self._name_all([name for name, _ in piece]), words)
-
-
-def write_entries(entries: Entries) -> bytes:
-    """What a limiter counted, for the script: ages in microseconds."""
-    return orjson.dumps(
-        [(name, [(int(age_s * 1e6), count) for age_s, count in pairs]) for name, pairs in entries]
-    )
-
-
-def write_headers(facts: Sequence[int]) -> HeaderPairs:
-    """Number, remaining and reset of the tightest window, for requests and then for tokens; -1: there is none."""
-    headers: HeaderPairs = []
-    for names, start in ((HEADER_NAMES["requests"], 0), (HEADER_NAMES["tokens"], 3)):
-        if facts[start] >= 0:
-            headers += [
-                (name, b"%d" % fact) for name, fact in zip(names, facts[start : start + 3], strict=True)
-            ]
-    return headers

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from engine.config.snapshot import Limit
 from engine.policies.limits import Limiter, LimitReached
 from engine.policies.refusals import Reached, refuse
-from engine.policies.shared_limits import SCRIPT, Shape, write_entries, write_headers
+from engine.policies.script_words import Shape, write_entries, write_headers
+from engine.policies.shared_limits import SCRIPT
 from tests.valkey import Valkey
 
 LONG_LEASE = 10**15
@@ -40,7 +41,9 @@ class Counted:
 
     def settle(self, taken: Any, more: int, now: float) -> None:
         hashes, leases, lease, handle, _ = taken
-        words = ["settle", int(now * 1e6), lease, more, handle, len(hashes)]
+        if not more or not handle:
+            hashes, handle = [], b""
+        words = ["settle", int(now * 1e6), lease, more, handle, len(hashes), len(leases)]
         self.script(keys=hashes + leases, args=words)
 
     def restore(self, limiter: Limiter, now: float) -> None:
