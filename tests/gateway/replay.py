@@ -21,6 +21,7 @@ class Script:
     """One answer: `body` is what stands behind the headers, before any transfer coding.
 
     cut: how many bytes of it are sent before the connection breaks.  pieces: 1 sends byte by byte.
+    rest: after how many bytes it waits until they have surely been read.
     """
 
     body: bytes
@@ -30,6 +31,7 @@ class Script:
     cut: int | None = None
     reset: bool = False
     pieces: int | None = None
+    rest: int | None = None
     gzip: bool = False
 
     def head(self) -> bytes:
@@ -106,7 +108,7 @@ class Replay:
         script = self.scripts[read_model(head, body)]
         coded = script.coded()
         sent = coded if script.cut is None else coded[: script.cut]
-        size = script.pieces or max(len(sent), 1)
+        size = script.pieces or script.rest or max(len(sent), 1)
         writer.write(script.head())
         for start in range(0, len(sent), size):
             piece = sent[start : start + size]
@@ -114,6 +116,8 @@ class Replay:
             await writer.drain()
             if script.pieces:
                 await asyncio.sleep(0)
+            if start + size == script.rest:
+                await asyncio.sleep(0.3)
         if script.cut is not None:
             if script.reset:
                 await asyncio.sleep(0.005)  # what was sent is to arrive before the reset throws it away

@@ -99,7 +99,7 @@ def test_calls_of_tools_come_whole_and_their_results_go_back(
     client: anthropic.Anthropic, upstream: Replay, provider: str
 ) -> None:
     upstream.scripts["m"] = Script(
-        CALLS if provider == "blocks" else call_two_tools("functions.look:0", "call 1")
+        CALLS if provider == "blocks" else call_two_tools("functions.look:0", "call.1")
     )
     asked: Any = {"model": f"{provider}/m", "max_tokens": 50, "messages": USER, "tools": TOOLS}
     with client.messages.stream(**asked) as stream:
@@ -115,8 +115,8 @@ def test_calls_of_tools_come_whole_and_their_results_go_back(
     if provider == "blocks":
         assert [block["tool_use_id"] for block in sent[2]["content"]] == ["toolu_a", "toolu_b"]
     else:
-        assert [message["tool_call_id"] for message in sent[2:]] == ["functions.look:0", "call 1"]
-        assert [call["id"] for call in sent[1]["tool_calls"]] == ["functions.look:0", "call 1"]
+        assert [message["tool_call_id"] for message in sent[2:]] == ["functions.look:0", "call.1"]
+        assert [call["id"] for call in sent[1]["tool_calls"]] == ["functions.look:0", "call.1"]
 
 
 def call_two_tools(*ids: str) -> bytes:

@@ -284,8 +284,8 @@ def test_failover_goes_to_another_wire_and_back(upstream: Replay, gateway: Gatew
 
 
 def test_an_error_within_a_stream_ends_it_with_one_error(upstream: Replay, gateway: Gateway) -> None:
-    said = OPENING + say(WORDS[0], WORDS[1], OVERLOADED)
-    upstream.scripts["opus"] = Script(said, pieces=1)
+    said = OPENING + say(WORDS[0], WORDS[1])
+    upstream.scripts["opus"] = Script(said + say(OVERLOADED), rest=len(said))
     answer = gateway.chat("blocks/opus", stream=True)
     events = read_events(answer.text)
     assert answer.status_code == 200 and join_text(events) == "Nä, so"

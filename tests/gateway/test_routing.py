@@ -279,8 +279,8 @@ def test_a_begun_stream_ends_in_band_when_the_calls_clock_runs_out(gateway: Gate
 @pytest.mark.parametrize(
     ("model", "status", "cost"),
     [
-        ("one/sim/tokens@20", 422, None),
-        ("two/sim/tokens@20", 200, 0.0),
+        ("one/sim/tokens@21", 422, None),
+        ("two/sim/tokens@21", 200, 0.0),
         ("three/sim/tokens@20", 200, 45.0),
         ("four/sim/tokens@20", 422, None),
         ("five/sim/tokens@20", 404, None),
