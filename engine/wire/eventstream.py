@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from engine.wire.frames import MAX_FRAME_BYTES, Frame, FramingBroke
+from engine.wire.json_text import write_json
 
 _PRELUDE = struct.Struct(">III")
 _SIZES = struct.Struct(">II")
@@ -121,7 +122,7 @@ def write_eventstream_frame(body: Any, name: str | None) -> bytes:
         kind, name = "exception", str(body.get("type", "internalServerException"))
         body = {"message": body.get("message", "")}
     headers = _write_headers(kind, name or "event")
-    payload = orjson.dumps(body)
+    payload = write_json(body)
     prelude = _SIZES.pack(16 + len(headers) + len(payload), len(headers))
     message = b"".join((prelude, _U32.pack(zlib.crc32(prelude)), headers, payload))
     return message + _U32.pack(zlib.crc32(message))

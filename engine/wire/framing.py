@@ -9,10 +9,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-import orjson
-
 from engine.wire.eventstream import EventStreamSplitter, write_eventstream_frame
 from engine.wire.frames import MAX_FRAME_BYTES, Frame, FramingBroke
+from engine.wire.json_text import write_json
 
 
 class Splitter(Protocol):
@@ -219,7 +218,7 @@ class WholeSplitter:
 
 
 def write_sse_frame(body: Any, name: str | None) -> bytes:
-    text = orjson.dumps(body)
+    text = write_json(body)
     return (
         b"data: " + text + b"\n\n"
         if name is None
@@ -228,7 +227,7 @@ def write_sse_frame(body: Any, name: str | None) -> bytes:
 
 
 def write_line_frame(body: Any, name: str | None) -> bytes:
-    return orjson.dumps(body) + b"\n"
+    return write_json(body) + b"\n"
 
 
 FrameWriter = Callable[[Any, str | None], bytes]

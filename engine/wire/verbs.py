@@ -14,6 +14,7 @@ import orjson
 
 from engine.wire.call_ids import derive_id, fit_id
 from engine.wire.call_order import order_results
+from engine.wire.json_text import write_json
 from engine.wire.openapi_schemas import read_openapi_schema, write_openapi_schema
 from engine.wire.pieces import join_texts
 from engine.wire.schemas import close_objects, inline_references, prune_schema
@@ -68,12 +69,12 @@ def dump_json(value: Any) -> Any:
     """Compact JSON text, not escaped for HTML. A text is taken as it is."""
     if value is None or isinstance(value, str):
         return value
-    return orjson.dumps(value).decode()
+    return write_json(value).decode()
 
 
 def quote_json(value: Any) -> str:
     """JSON text of anything, a text in quotes included."""
-    return orjson.dumps(value).decode()
+    return write_json(value).decode()
 
 
 def make_text(value: Any) -> Any:

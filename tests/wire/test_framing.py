@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from engine.wire.eventstream import write_eventstream_frame
 from engine.wire.frames import Frame, FramingBroke
-from engine.wire.framing import SPLITTERS, split_all, write_sse_frame
+from engine.wire.framing import FRAME_WRITERS, SPLITTERS, split_all, write_sse_frame
 
 ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
 LINES = st.lists(
@@ -138,3 +138,8 @@ def test_a_damaged_event_stream_is_noticed(position: int) -> None:
 def test_an_event_stream_cut_inside_a_message_is_noticed() -> None:
     with pytest.raises(FramingBroke, match="ended inside"):
         split_all("eventstream", [write_eventstream_frame({"a": {}}, None)[:-3]])
+
+
+@pytest.mark.parametrize("framing", sorted(FRAME_WRITERS))
+def test_half_an_emoji_is_written_as_an_escape(framing: str) -> None:
+    assert b'"\\ud83d"' in FRAME_WRITERS[framing]({"delta": {"text": "\ud83d"}}, "piece")
