@@ -74,7 +74,8 @@ class _Demand:
         self.filled = filled
         self.counts = "count" in names
         self.unsupported = "unsupported" in names
-        unsure = allowed or self.counts or self.unsupported
+        unsure = bool(allowed) or self.counts or self.unsupported
+        self.takes_any = not unsure and not filled
         self.sure: frozenset[type] = frozenset(() if unsure else self.types)
         """Classes whose values fit unless they are empty."""
 
@@ -82,9 +83,9 @@ class _Demand:
         """True is certain; False may still pass `check`."""
         if value is None:
             return not self.required
-        if self.allowed or self.filled or self.counts or self.unsupported:
-            return False
-        return value.__class__ in self.types
+        if self.allowed:
+            return value in self.allowed
+        return self.takes_any and value.__class__ in self.types
 
     def check(self, value: Any, where: str) -> None:
         if value is None:
@@ -140,6 +141,18 @@ class _Node:
     demand: _Demand | None = None
     keys: dict[str, "_Node"] = field(default_factory=dict)
     items: "_Node | None" = None
+    fits: frozenset[type] = frozenset()
+    """Classes of which any value will do: nothing is demanded of what is in it."""
+    is_required: bool = False
+
+    def close(self) -> None:
+        """Known when the table has been read."""
+        demand = self.demand
+        self.is_required = demand is not None and demand.required
+        if demand is not None and demand.takes_any and not self.keys:
+            self.fits = frozenset(kind for kind in demand.types if self.items is None or kind is not list)
+        for below in (*self.keys.values(), *([self.items] if self.items else ())):
+            below.close()
 
 
 def _grow(rules: Sequence[tuple[list[str], _Demand]]) -> _Node:
@@ -153,6 +166,7 @@ def _grow(rules: Sequence[tuple[list[str], _Demand]]) -> _Node:
             else:
                 node = node.keys.setdefault(step, _Node())
         node.demand = demand
+    root.close()
     return root
 
 
@@ -168,14 +182,23 @@ def _walk(node: _Node, value: Any, path: Path) -> None:
     if not node.keys:
         return
     if isinstance(value, dict):
-        for name, below in node.keys.items():
-            if name in value or below.demand is not None:
-                _walk(below, value.get(name), (*path, name))
+        _walk_keys(node, value, path)
     elif path:
         where = _say(path)
         raise InvalidRequest(
             f"{where} must be object, not {_name_of(value)}", code="invalid_type", param=where
         )
+
+
+def _walk_keys(node: _Node, value: dict[str, Any], path: Path) -> None:
+    """In the order of the table, so that of two flaws the same one is told as ever."""
+    for name, below in node.keys.items():
+        if name in value:
+            found = value[name]
+            if found.__class__ not in below.fits:
+                _walk(below, found, (*path, name))
+        elif below.is_required:
+            _walk(below, None, (*path, name))
 
 
 def _say(path: Path) -> str:

@@ -7,7 +7,7 @@ whoever is asked gets the blobs that it issued itself and no others. Pure: nothi
 
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from engine.wire.canonical import BlockAdded, BlockEnded, BlockStarted, Event
@@ -177,36 +177,34 @@ class Tagger:
         block = event.block
         if event.kind == "reasoning" and isinstance(block.get("id"), str):
             self._ids[event.choice, event.index] = block["id"]
-        if not any(block.get(field) for field in FIELDS):
+        if not _hold_blobs((block,)) or not any(block.get(field) for field in FIELDS):
             return [event]
         block = self._tag_block(block)
-        if event.kind != "reasoning":
-            return [replace(event, block=block)]
-        signature = block.pop("signature", None)
         place = (event.choice, event.index, event.nth, event.kind)
+        signature = block.pop("signature", None) if event.kind == "reasoning" else None
         if not signature:
-            return [replace(event, block=block)]
+            return [BlockStarted(*place, block)]
         self._signed.add((event.choice, event.index))
-        return [replace(event, block=block), BlockAdded(*place, "signature", signature)]
+        return [BlockStarted(*place, block), BlockAdded(*place, "signature", signature)]
 
     def _add(self, event: BlockAdded) -> Event:
         if not isinstance(event.value, str):
             return event
         key = (event.choice, event.index)
         self._signed.add(key)
-        blob = Blob(self._issuer, event.field, event.value, self._ids.get(key))
-        return replace(event, field="signature", value=write_tag(blob))
+        tag = write_tag(Blob(self._issuer, event.field, event.value, self._ids.get(key)))
+        return BlockAdded(event.choice, event.index, event.nth, event.kind, "signature", tag)
 
     def _end(self, event: BlockEnded) -> list[Event]:
         block = self._tag_block(event.block)
-        if not self._signs_all or event.kind != "reasoning" or (event.choice, event.index) in self._signed:
-            return [replace(event, block=block)]
-        tag = block.get("signature") or write_tag(Blob(self._issuer, "signature", "", block.get("id")))
         place = (event.choice, event.index, event.nth, event.kind)
-        return [BlockAdded(*place, "signature", tag), replace(event, block={**block, "signature": tag})]
+        if not self._signs_all or event.kind != "reasoning" or (event.choice, event.index) in self._signed:
+            return [event if block is event.block else BlockEnded(*place, block)]
+        tag = block.get("signature") or write_tag(Blob(self._issuer, "signature", "", block.get("id")))
+        return [BlockAdded(*place, "signature", tag), BlockEnded(*place, {**block, "signature": tag})]
 
     def _tag_block(self, block: dict[str, Any]) -> dict[str, Any]:
-        blob = find_blob(block, self._issuer)
+        blob = find_blob(block, self._issuer) if _hold_blobs((block,)) else None
         if blob is None:
             return block
         bare = {name: value for name, value in block.items() if name not in FIELDS}

@@ -3,6 +3,7 @@
 from typing import Any
 
 MAX_DEPTH = 64
+_HOLDING = (dict, list)
 
 
 def camel_case(name: str) -> str:
@@ -21,8 +22,9 @@ def camel_case_keys(value: Any, verbatim: frozenset[str], depth: int = 0) -> Any
         return value
     cased: dict[str, Any] = {}
     for written, inner in value.items():
-        key = camel_case(written)
-        cased[key] = inner if key in verbatim else camel_case_keys(inner, verbatim, depth + 1)
+        key = camel_case(written) if "_" in written else written
+        holds = isinstance(inner, _HOLDING) and key not in verbatim
+        cased[key] = camel_case_keys(inner, verbatim, depth + 1) if holds else inner
     return cased
 
 

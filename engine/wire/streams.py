@@ -219,11 +219,9 @@ def take_answer(machine: BlockMachine, answer: Mapping[str, Any], events: list[E
     for position, choice in enumerate(choices):
         number = choice.get("index", position)
         for key, part in enumerate(choice.get("parts") or ()):
-            fact = {name: value for name, value in part.items() if name != "type"}
-            machine.take(
-                {**fact, "kind": part["type"], "choice": number, "key": key, "open": True, "end": True},
-                events,
-            )
+            fact = {**part, "kind": part["type"], "choice": number, "key": key, "open": True, "end": True}
+            del fact["type"]
+            machine.take(fact, events)
         finish = {"stop_sequence": choice.get("stop_sequence"), "detail": choice.get("detail")}
         machine.take({"finish": choice.get("finish") or "stop", "choice": number, **finish}, events)
 
