@@ -12,7 +12,7 @@ from engine.config.snapshot import Credential, Endpoint, Target, Timeouts
 from engine.errors import InvalidRequest, UpstreamFailure, UpstreamTimedOut
 from engine.routing.raw import read_as_it_comes
 from engine.routing.uploads import send_form
-from engine.upstream.exchange import Continuation, Exchange, hide_secrets, render_body
+from engine.upstream.exchange import Continuation, Exchange, Sent, hide_secrets, render_body
 from engine.upstream.reply import Reply
 from engine.wire.answers import AnswerReader, SameWireAnswer, SameWireStream
 from engine.wire.formats import Format
@@ -123,8 +123,8 @@ class Attempts:
             return exchange.open_job(target, endpoint, credential, body, clocks, format.poll)
         if format.answers and not call.stream:  # its bytes go out as they come
             clocks = replace(clocks, headers_s=clocks.answer_s)
-            return exchange.open(target, endpoint, credential, body, clocks, stream=True, passed=passed)
-        return exchange.open(target, endpoint, credential, body, clocks, stream=call.stream, passed=passed)
+            return exchange.open(target, endpoint, credential, Sent(body, passed), clocks, stream=True)
+        return exchange.open(target, endpoint, credential, Sent(body, passed), clocks, stream=call.stream)
 
     async def _fetch_media(self, reader: AnswerReader, target: Target, credential: Credential) -> None:
         """Callers who want the images themselves do not get addresses."""

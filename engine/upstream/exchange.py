@@ -10,7 +10,7 @@ from base64 import b64encode
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
 import orjson
@@ -68,6 +68,14 @@ def render_body(
 PassedHeaders = tuple[tuple[str, str], ...]
 
 
+class Sent(NamedTuple):
+    """What of one request differs from call to call."""
+
+    body: bytes
+    passed: PassedHeaders = ()
+    """Headers of the client that the wire hands through."""
+
+
 class Exchange:
     """Sends requests over the worker's connections."""
 
@@ -91,16 +99,13 @@ class Exchange:
         target: Target,
         endpoint: Endpoint,
         credential: Credential,
-        body: bytes,
+        sent: Sent,
         clocks: Timeouts,
         *,
         stream: bool,
-        passed: PassedHeaders = (),
     ) -> Reply:
-        """Send one request; the reply has a good status and its body is unread. Raises UpstreamFailure.
-
-        `passed` are headers of the client that the wire hands through.
-        """
+        """Send one request; the reply has a good status and its body is unread. Raises UpstreamFailure."""
+        body, passed = sent
         origin, head = self._find_head(target, endpoint.path_for(target, stream=stream), credential, passed)
         if credential.proof is not None:
             head += await self._proofs.write_lines(
@@ -163,7 +168,7 @@ class Exchange:
     ) -> Reply:
         """`open` where the answer is a job: returns its result."""
         clocks = replace(clocks, headers_s=clocks.answer_s)
-        reply = await self.open(target, endpoint, credential, body, clocks, stream=True)
+        reply = await self.open(target, endpoint, credential, Sent(body), clocks, stream=True)
         reply.set_clock("answer", clocks.answer_s)
         origin, _ = render_head(target.provider, credential, "/")
 

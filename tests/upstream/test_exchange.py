@@ -9,7 +9,7 @@ from engine.config.snapshot import Auth, Credential, SigningKey, Timeouts
 from engine.errors import ProviderError, UpstreamFailure
 from engine.secret import Secret
 from engine.upstream.auth.sigv4 import sign_request, write_canonical_request
-from engine.upstream.exchange import Exchange, hide_secrets, render_head
+from engine.upstream.exchange import Exchange, Sent, hide_secrets, render_head
 from engine.upstream.pools import Upstreams
 from engine.upstream.reply import Origin
 from tests.routing.things import make_credentials, make_provider, make_target
@@ -62,7 +62,7 @@ async def test_each_attempt_is_signed_over_its_own_bytes_and_time() -> None:
     endpoint, target = provider.endpoints["chat"], make_target(provider)
     for body in (b"{}", b'{"a":1}', b"{}"):
         now += 1
-        await exchange.open(target, endpoint, credential, body, Timeouts(), stream=False)
+        await exchange.open(target, endpoint, credential, Sent(body), Timeouts(), stream=False)
     await exchange.close()
     assert [request.headers["x-amz-date"] for request in sent] == [
         "20150830T123601Z",

@@ -111,7 +111,11 @@ def spoken(chat: dict[str, Any]) -> Iterator[Any]:
             if part["type"] == "tool_call":
                 yield "call", fit_id(part["id"], 40, "call_", "!-~"), part["name"], read_arguments(part)
             elif part["type"] == "tool_result":
-                yield "result", fit_id(part["id"], 40, "call_", "!-~"), [inner.get("text") for inner in part["parts"]]
+                yield (
+                    "result",
+                    fit_id(part["id"], 40, "call_", "!-~"),
+                    [inner.get("text") for inner in part["parts"]],
+                )
             elif part["type"] in ("text", "image"):
                 yield part["type"], part.get("text"), part.get("url"), part.get("data")
 
