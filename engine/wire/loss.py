@@ -50,7 +50,7 @@ def find_lost_kinds(
             kind = part.get("type")
             if kind not in words or (kind == "native" and part.get("issuer") != issuer):
                 lost.add(f"turns/*/parts/*/{kind}")
-            elif media:
+            elif media and (kind in media or part.get("parts")):
                 lost.update(f"turns/*/parts/*/{name}" for name in _find_lost_sources(part, media))
     for tool in chat.get("tools") or ():
         kind = tool.get("type") or "function"

@@ -113,6 +113,15 @@ def test_an_empty_first_chunk_does_not_start_the_answer() -> None:
     assert events[0] == Started("c1", "m", 5)
 
 
+def test_who_answers_may_be_said_late_but_not_twice() -> None:
+    unnamed = {key: value for key, value in chunk(content="a").items() if key != "id"}
+    named = chunk(content="b") | {"service_tier": "flex"}
+    late = read({**unnamed, "choices": []}, named, chunk(content="c") | {"id": "other"}, chunk(finish="stop"))
+    assert [event for event in late if isinstance(event, Started)] == [
+        Started("c1", "m", 5, {"service_tier": "flex"})
+    ]
+
+
 def test_calls_that_follow_each_other_end_when_the_next_begins() -> None:
     events = read(
         chunk(**call(0, "f", id="a")),
