@@ -20,6 +20,8 @@ ROOMS: Mapping[str, str] = {
     "explain": "engine.routing.commands",
     "render": "engine.routing.commands",
     "keys": "engine.storage.commands",
+    "audit": "engine.storage.commands",
+    "keyring": "engine.storage.commands",
     "migrate": "engine.storage.commands",
     "simulate": "engine.upstream.simulator.commands",
 }
