@@ -184,8 +184,9 @@ class BlockMachine:
             return None
         if not self.begun:
             self._announce(events)
-        for other in [k for k, block in choice.open.items() if k is None or _is_whole_call(block)]:
-            self._end(choice, other, events)
+        if choice.open:
+            for other in [k for k, block in choice.open.items() if k is None or _is_whole_call(block)]:
+                self._end(choice, other, events)
         block = choice.open[key] = _Block(kind, fact.get("choice") or 0)
         return block
 
@@ -214,7 +215,7 @@ class BlockMachine:
     ) -> None:
         if not block.begun:
             self._begin(block, choice, events)
-            added = [*block.waiting, *added]
+            added = [*block.waiting, *added] if block.waiting else added
         for name, value in added:
             events.append(BlockAdded(block.choice, block.index, block.nth, block.kind, name, value))
 
@@ -245,7 +246,8 @@ class BlockMachine:
         for name, value in rest:
             if name in JOINED:
                 block.pieces[name] = [value]
-        self._tell(block, choice, rest, events)
+        if rest or not block.begun:
+            self._tell(block, choice, rest, events)
         whole = {"type": block.kind, **block.values}
         for name, pieces in block.pieces.items():
             whole[name] = "".join(pieces)

@@ -7,6 +7,7 @@ that is derived, the same each time.
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -17,12 +18,17 @@ def fit_id(value: Any, longest: int = 64, prefix: str = "call_", allowed: str = 
     """The id itself when it fits a dialect's alphabet and length, else one that stands for it, the same each time."""
     if not isinstance(value, str):
         return None
-    if 0 < len(value) <= longest and re.fullmatch(f"[{allowed}]+", value):
+    if 0 < len(value) <= longest and _compile_alphabet(allowed).fullmatch(value):
         return value
     fitted = FITTED + urlsafe_b64encode(value.encode("utf-8", "surrogatepass")).decode().rstrip("=")
-    if len(FITTED) < len(fitted) <= longest and re.fullmatch(f"[{allowed}]+", fitted):
+    if len(FITTED) < len(fitted) <= longest and _compile_alphabet(allowed).fullmatch(fitted):
         return fitted
     return derive_id(value, prefix, longest)
+
+
+@lru_cache(maxsize=64)
+def _compile_alphabet(allowed: str) -> re.Pattern[str]:
+    return re.compile(f"[{allowed}]+")
 
 
 def restore_id(value: Any) -> Any:
