@@ -1,5 +1,6 @@
 """pydantic's errors -> (path, sentence). No sentence ever shows a value: it may be a key."""
 
+import re
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 TreePath = tuple[str | int, ...]
 
+_WORD = re.compile(r"'([^']*)'")
+
 
 def suggest(word: str, known: Sequence[str]) -> str:
     """` (did you mean "x"?)`, or nothing."""
@@ -19,8 +22,18 @@ def suggest(word: str, known: Sequence[str]) -> str:
 
 def describe_errors(error: ValidationError, schema: type[BaseModel], tree: Any) -> list[tuple[TreePath, str]]:
     """Every error of one validation as a path in `tree` and a sentence."""
-    found = error.errors(include_input=False, include_url=False)
-    return [(_trim_path(item["loc"], tree, item["type"]), _say(dict(item), schema)) for item in found]
+    found = [dict(item) for item in error.errors(include_url=False)]
+    places = [item["loc"] for item in found]
+    return [
+        (_trim_path(item["loc"], tree, item["type"]), _say(item, schema))
+        for item in found
+        if item["type"] != "too_short" or not _holds_others(item["loc"], places)
+    ]
+
+
+def _holds_others(loc: TreePath, places: Sequence[TreePath]) -> bool:
+    """Items that are wrong themselves are not counted; that there are too few of them is no news then."""
+    return any(len(place) > len(loc) and place[: len(loc)] == loc for place in places)
 
 
 def _say(item: dict[str, Any], schema: type[BaseModel]) -> str:
@@ -33,8 +46,13 @@ def _say(item: dict[str, Any], schema: type[BaseModel]) -> str:
         return "a mapping (key: value) is expected"
     if kind in ("tuple_type", "list_type"):
         return "a list is expected"
+    if kind == "too_short":
+        return "must not be empty"
     message = str(item["msg"]).removeprefix("Value error, ")
-    return message.replace("Input should be", "should be").replace("Input should", "should")
+    message = message.replace("Input should be", "should be").replace("Input should", "should")
+    if kind == "literal_error" and isinstance(item["input"], str):
+        message += suggest(item["input"], _WORD.findall(item["ctx"]["expected"]))
+    return message
 
 
 def _trim_path(loc: TreePath, tree: Any, kind: str) -> TreePath:

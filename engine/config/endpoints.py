@@ -23,6 +23,7 @@ def compile_format_entry(
     entry: Entry, tree: Mapping[str, Any], shelf: Shelf | None, base: Format | None = None
 ) -> Built:
     """The format of `tree`; of `base` only usage and errors are read anew, which costs next to nothing."""
+    leaves = entry.assembled.tree.get("format")
     notes = Notes(entry)
     try:
         return notes.built(
@@ -30,7 +31,8 @@ def compile_format_entry(
         )
     except FormatRefused as refused:
         for path, message in refused.problems:
-            notes.refuse(path, message)
+            is_below = isinstance(leaves, Mapping) and path and path[0] in leaves  # a provider's own leaves
+            notes.refuse(("format", *path) if is_below else path, message)
     return notes.built(None)
 
 

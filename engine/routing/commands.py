@@ -15,7 +15,7 @@ from engine.config.naming import Decision
 from engine.config.reload import Loader
 from engine.config.settings import read_environment, read_settings
 from engine.config.snapshot import Credential, Model, Provider, Snapshot, Target
-from engine.errors import GatewayError
+from engine.errors import GatewayError, InvalidRequest
 from engine.routing.attempts import describe_target, must_be_told_anew
 from engine.routing.balance import Latencies, estimate_cost, order_targets
 from engine.routing.names import Found, follow_name
@@ -66,8 +66,13 @@ def run_explain(args: argparse.Namespace) -> int:
         plan = make_plan(snapshot, Caller("cli", "cli", unlimited=True), args.model, operation)
     except GatewayError as error:
         refusal = error.message
+    try:
+        body = read_body(operation, args.model)
+    except InvalidRequest as wrong:
+        print(wrong.message, file=sys.stderr)
+        return 1
     if found is not None:
-        document = explain_name(args.model, found, operation, plan, read_body(operation, args.model))
+        document = explain_name(args.model, found, operation, plan, body)
         print(json.dumps(document) if args.format == "json" else "\n".join(word_explanation(document)))
     if refusal:
         print(refusal, file=sys.stderr)
@@ -190,8 +195,8 @@ def run_render(args: argparse.Namespace) -> int:
     if provider is None or args.operation not in provider.endpoints:
         print(f"no provider {args.provider!r} that serves {args.operation}", file=sys.stderr)
         return 1
-    call = read_call(snapshot, args.operation, args.model or "")
     try:
+        call = read_call(snapshot, args.operation, args.model or "")
         document = render_request(call, provider, args.model or call.requested_model)
     except GatewayError as error:
         print(error.message, file=sys.stderr)
@@ -237,9 +242,14 @@ def load_snapshot(config: str | None) -> Snapshot:
 
 
 def read_body(operation: str, model: str) -> dict[str, Any]:
-    """The request on standard input, or a small one when there is none."""
+    """The request on standard input, or a small one when there is none. Raises InvalidRequest."""
     text = b"" if sys.stdin.isatty() else sys.stdin.buffer.read().strip()
-    body: dict[str, Any] = orjson.loads(text) if text else dict(SAMPLES.get(operation, {"input": "hi"}))
+    try:
+        body = orjson.loads(text) if text else dict(SAMPLES.get(operation, {"input": "hi"}))
+    except orjson.JSONDecodeError as wrong:
+        raise InvalidRequest(f"what came on standard input is not JSON: {wrong}") from None
+    if not isinstance(body, dict):
+        raise InvalidRequest("a JSON object is expected on standard input")
     body.setdefault("model", model)
     return body
 

@@ -254,6 +254,37 @@ def test_a_misspelt_provider_is_told_with_place_and_near_name(folder: Folder) ->
     ]
 
 
+def test_a_word_that_is_nearly_a_known_one_is_told_with_it(folder: Folder) -> None:
+    problems = folder.refuse({
+        "providers.d/a.yaml": provider("alpha", "endpoints: {embedings: false}\n"),
+        "policies.d/p.yaml": "policy: p\non_loss: fial\n",
+    })  # fmt: skip
+    assert [line.rpartition(" (")[2] for line in problems] == [
+        'did you mean "fail"?)',
+        'did you mean "embeddings"?)',
+    ]
+
+
+def test_targets_that_are_wrong_are_not_said_to_be_missing(folder: Folder) -> None:
+    text = "models:\n  m:\n    price: {input: '1'}\n    targets: [{provider: alpha, model: x, weight: -1}]\n"
+    problems = folder.refuse({"providers.d/a.yaml": provider("alpha"), "models.d/m.yaml": text})
+    assert problems == [
+        "models.d/m.yaml:4:43 targets[0].weight: should be greater than or equal to 0",
+    ]
+
+
+def test_a_mistake_in_a_format_of_a_providers_own_has_its_place(folder: Folder) -> None:
+    text = (
+        "provider: alpha\nformat:\n  extends: openai-chat\n  reply:\n    id: '{{ doc.id | nthing }}'\n"
+        "base_url: https://x.example.com\nauth: none\nusage: {from: '$['}\n"
+    )
+    problems = folder.refuse({"providers.d/a.yaml": text})
+    assert [line.partition(": ")[0] for line in problems] == [
+        "providers.d/a.yaml:5:5 format.reply.id",
+        "providers.d/a.yaml:8:9 usage.from",
+    ]
+
+
 def test_all_problems_of_all_files_come_in_one_report_in_order(folder: Folder) -> None:
     problems = folder.refuse({
         "gateway.yaml": "sever: {port: 1}\n",
@@ -310,7 +341,7 @@ def test_no_message_ever_shows_a_value(folder: Folder) -> None:
             "base_url: https://x.example.com\nauth: {bearer: a, query: {name: b, value: c}}",
             "one of bearer, header",
         ),
-        ("base_url: https://x.example.com\nauth: {bearer: []}", "should have at least 1 item"),
+        ("base_url: https://x.example.com\nauth: {bearer: []}", "must not be empty"),
         (
             "base_url: https://x.example.com\nauth: {bearer: [{key: a, weight: 0}]}",
             "should be greater than 0",

@@ -111,3 +111,9 @@ def test_a_name_that_nobody_has_is_told_with_names_like_it(explain: Any) -> None
     shown = explain("larger")
     assert (shown.code, shown.out) == (1, "")
     assert "did you mean 'large'" in shown.err
+
+
+@pytest.mark.parametrize("body", ["nope", "[1]", '"text"'])
+def test_what_is_no_request_is_told_in_a_sentence(explain: Any, body: str) -> None:
+    said = explain("large", body=body)
+    assert (said.code, said.out) == (1, "") and "standard input" in said.err
