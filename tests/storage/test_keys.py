@@ -85,10 +85,11 @@ async def test_an_expired_key_is_refused_when_its_time_comes(
     store: KeyStore, connection: Connection, ring: KeyRing
 ):
     text = (await issue_key(connection, ring, KeyRequest("short"))).key.reveal()
-    await connection.execute("UPDATE api_keys SET expires_at = now() + interval '1 s'")
-    await asyncio.sleep(0.3)  # the news of the change makes the store forget the key
     assert await store.fetch(text)
-    await asyncio.sleep(0.75)
+    await connection.execute("UPDATE api_keys SET expires_at = now() + interval '1.5 s'")
+    await wait_until(lambda: store.find(text) is None)  # the news of the change has come
+    assert await store.fetch(text)
+    await asyncio.sleep(1.55)
     with pytest.raises(KeyRefused, match="expired"):
         store.find(text)
     with pytest.raises(KeyRefused, match="expired"):
