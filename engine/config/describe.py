@@ -22,8 +22,8 @@ def suggest(word: str, known: Sequence[str]) -> str:
 
 def describe_errors(error: ValidationError, schema: type[BaseModel], tree: Any) -> list[tuple[TreePath, str]]:
     """Every error of one validation as a path in `tree` and a sentence."""
-    found = [dict(item) for item in error.errors(include_url=False)]
-    places = [item["loc"] for item in found]
+    found: list[dict[str, Any]] = [dict(item) for item in error.errors(include_url=False)]
+    places: list[TreePath] = [item["loc"] for item in found]
     return [
         (_trim_path(item["loc"], tree, item["type"]), _say(item, schema))
         for item in found

@@ -124,6 +124,17 @@ def test_the_official_client_gets_vectors_from_another_dialect(upstream: Replay,
     assert gateway.find_record(raw.headers["x-request-id"])["tokens"] == {"input": 3, "output": 0}
 
 
+def test_vectors_of_a_provider_that_counts_nothing_have_the_estimate(
+    upstream: Replay, gateway: Gateway
+) -> None:
+    upstream.scripts["one"] = script({"id": "e", "embeddings": {"float": [[0.5, 1.0]]}})
+    with openai.OpenAI(api_key=ADMIN_KEY, base_url=f"{gateway.url}/v1", max_retries=0) as client:
+        raw = client.embeddings.with_raw_response.create(model="vectors/one", input=["four words of text"])
+    usage, record = raw.parse().usage, gateway.find_record(raw.headers["x-request-id"])
+    assert usage.prompt_tokens == usage.total_tokens == record["tokens"]["input"] > 1
+    assert record["usage_source"] == "estimated"
+
+
 def test_the_official_client_gets_a_verdict_from_another_dialect(upstream: Replay, gateway: Gateway) -> None:
     rows = {"violence_and_threats": True}
     upstream.scripts["one"] = script(
