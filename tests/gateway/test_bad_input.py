@@ -422,7 +422,13 @@ def test_a_path_that_leads_nowhere_is_404(gateway: Gateway, path: str) -> None:
     assert json.loads(body)["error"]["message"] and b"x-request-id" in head
 
 
-@pytest.mark.parametrize("name", [r"\u0000", r"resp_\ud800", "r\u00e9sp_1"])
+def test_a_wrong_media_type_is_an_invalid_request_of_messages_too(client: httpx.Client) -> None:
+    response = client.post("/v1/messages", content=b"{}", headers={"content-type": "text/plain"})
+    assert response.status_code == 415
+    assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("name", [r"\u0000", r"resp_\ud800", r"r\u00e9sp_1"])
 def test_an_answer_whose_id_no_answer_can_have_is_not_there(client: httpx.Client, name: str) -> None:
     body = '{"model": "sim/echo", "input": "hi", "previous_response_id": "NAME"}'.replace("NAME", name)
     response = client.post("/v1/responses", content=body, headers={"content-type": "application/json"})
