@@ -15,6 +15,14 @@ PLAIN = f"""curl https://api.acme.example/v2/chat/completions \\
   -d '{BODY}'"""
 
 
+@pytest.fixture(autouse=True)
+def home(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands find the shipped files compiled."""
+    folder.write({"gateway.yaml": ""})
+    folder.loader()
+    monkeypatch.setenv("GATEWAYZ_HOME", str(folder.path / "home"))
+
+
 def draft(folder: Folder, command: str, name: str = "acme") -> Path:
     folder.write({"gateway.yaml": ""})
     config = str(folder.path / "gateway.yaml")
