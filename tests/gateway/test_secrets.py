@@ -274,7 +274,7 @@ def found(
             read_home(folder / "home", evidence)
         evidence.add("log", gateway.read_log())
         asked = len(keyed.keys)
-    yield evidence, [MARK, ring, *(key.rpartition("_")[2] for key in keys)], asked
+    yield evidence, [MARK, ring, *(key.removeprefix("gw_live_") for key in keys)], asked
 
 
 def watch(gateway: Gateway, evidence: Evidence) -> None:
