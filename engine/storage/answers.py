@@ -14,6 +14,7 @@ import psycopg
 
 from engine.errors import AnswerMissing, DependencyAway
 from engine.storage.postgres import Connection, Database, cancel_tasks
+from engine.storage.purging import purge_often
 from engine.wire.stored import Exchange
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,6 @@ LONGEST_CHAIN = 500
 _MOST_LOST = 2000
 _LAG_S = (0.05, 0.2)
 _PURGE_EACH_S = 600.0
-_PURGED_AT_ONCE = 1000
 
 _WRITE = (
     "INSERT INTO stored_answers (key_id, id, previous_id, expires_at, input, answer)"
@@ -80,7 +80,8 @@ class AnswerStore:
         return self._keep_s > 0
 
     def start(self) -> None:
-        self._tasks = [asyncio.create_task(self._write_often()), asyncio.create_task(self._purge_often())]
+        purging = purge_often(self._database, _PURGE, _PURGE_EACH_S, "answers are")
+        self._tasks = [asyncio.create_task(self._write_often()), asyncio.create_task(purging)]
 
     async def stop(self, within_s: float = 3.0) -> None:
         """Write what waits, if the database takes it in time."""
@@ -201,17 +202,3 @@ class AnswerStore:
             self._give_up(kept, "away", "the database was away")
         except psycopg.Error as error:
             self._give_up(kept, "refused", f"the database refused it ({error.sqlstate})")
-
-    async def _purge_often(self) -> None:
-        async def purge(connection: Connection) -> int:
-            return (await connection.execute(_PURGE, (_PURGED_AT_ONCE,))).rowcount
-
-        while True:
-            purged = 0
-            try:
-                purged = await self._database.run(purge)
-            except DependencyAway:
-                pass
-            except psycopg.Error as error:
-                log.error("expired answers are not purged: %s", error)
-            await asyncio.sleep(1.0 if purged >= _PURGED_AT_ONCE else _PURGE_EACH_S)

@@ -18,6 +18,7 @@ from cryptography.fernet import InvalidToken
 from engine.errors import DependencyAway
 from engine.secret import Secret
 from engine.storage.postgres import Connection, Database, cancel_tasks
+from engine.storage.purging import purge_often
 from engine.storage.secrets import KeyRing
 from engine.wire.kept_state import CallState
 
@@ -35,7 +36,6 @@ WRITTEN_AT_ONCE = 200
 _ENTRY_BYTES = 400
 """What the memory of one entry costs beside its state."""
 _PURGE_EACH_S = 600.0
-_PURGED_AT_ONCE = 1000
 
 _WRITE = (
     "INSERT INTO provider_state (key_id, call_id, expires_at, state)"
@@ -95,7 +95,8 @@ class StateVault:
         return self._keep_s > 0
 
     def start(self) -> None:
-        self._tasks = [asyncio.create_task(self._write_often()), asyncio.create_task(self._purge_often())]
+        purging = purge_often(self._database, _PURGE, _PURGE_EACH_S, "state of tool calls is")
+        self._tasks = [asyncio.create_task(self._write_often()), asyncio.create_task(purging)]
 
     async def stop(self, within_s: float = 3.0) -> None:
         """Write what waits, if the database takes it in time."""
@@ -255,17 +256,3 @@ class StateVault:
     def _give_up(self, number: int, reason: str) -> None:
         self.counts["unstored"] += number
         log.error("the state of %d tool calls stays in this process alone: %s", number, reason)
-
-    async def _purge_often(self) -> None:
-        async def purge(connection: Connection) -> int:
-            return (await connection.execute(_PURGE, (_PURGED_AT_ONCE,))).rowcount
-
-        while True:
-            purged = 0
-            try:
-                purged = await self._database.run(purge)
-            except DependencyAway:
-                pass
-            except psycopg.Error as error:
-                log.error("expired state of tool calls is not purged: %s", error)
-            await asyncio.sleep(1.0 if purged >= _PURGED_AT_ONCE else _PURGE_EACH_S)
