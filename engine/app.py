@@ -25,11 +25,11 @@ from engine.http.answers import StoredAnswers
 from engine.http.catalog import ModelCatalog
 from engine.http.identifiers import CallIds
 from engine.http.inference import InferenceDoors, OpenCalls
-from engine.http.keys import KeyRoutes, add_key_routes
+from engine.http.keys import KeyRoutes
 from engine.http.monitoring import Monitoring, Readiness
-from engine.http.provider_keys import ProviderKeyRoutes, add_provider_key_routes
+from engine.http.provider_keys import ProviderKeyRoutes
 from engine.http.routes import Routes
-from engine.policies.admission import Admission
+from engine.policies.admission import Admission, LimitStage
 from engine.policies.caps import REFRESH_EACH_S, Caps
 from engine.policies.identity import Identity
 from engine.policies.limits import Limiter
@@ -78,7 +78,7 @@ class WorkerApp:
         ring = load_keyring(settings.home, settings.keyring, embedded=embedded)
         self._ring = ring
         self._desk = KeyDesk(self._database, ring)
-        self._caps = Caps(UsageRecords(self._database))
+        self._caps = Caps(UsageRecords(self._database), self._clock)
         self._refreshing: asyncio.Task[None] | None = None
         self._keys = KeyStore(self._database, ring, settings.home)
         self._journal = Journal(settings.home, fsync_ms=gateway.journal.fsync_ms)
@@ -101,7 +101,7 @@ class WorkerApp:
         identity = Identity(self._keys, settings.admin_key)
         rooms = Rooms(
             identity=identity,
-            admission=Admission(self._shared or self._limiter, self._clock, self._caps),
+            admission=Admission([LimitStage(self._shared or self._limiter, self._clock), self._caps]),
             exchange=self._exchange,
             router=Router(self._breakers, CoolDowns(), Latencies(), self._clock, random.random),
             books=Books(self._journal, self._clock, (self._count_call, self._log_call)),
@@ -164,6 +164,7 @@ class WorkerApp:
         answers = StoredAnswers(identity, self._answers, self._read_snapshot)
         routes = Routes(inference, report_bug=self._report_route_bug, answers=answers)
         routes.trusted_proxies = Networks(self._runtime.snapshot.server.trusted_proxies)
+        routes.identity = identity
         catalog = routes.catalog = ModelCatalog(rooms, self._read_snapshot)
         routes.add("GET", "/v1/models", catalog.list_models)
         routes.add("GET", "/models", catalog.list_models)
@@ -172,21 +173,16 @@ class WorkerApp:
         routes.add("GET", "/health", monitoring.show_health)
         routes.add("GET", "/health/ready", monitoring.show_readiness)
         routes.add("GET", "/metrics", monitoring.show_metrics)
-        admin = Administration(identity, control, self._list_calls, self._desk.note)
-        routes.add("GET", "/admin/config", admin.show_config)
-        routes.add("POST", "/admin/config/reload", admin.reload_config)
-        routes.add("GET", "/admin/calls", admin.show_calls)
-        add_key_routes(routes, KeyRoutes(identity, self._desk))
-        add_provider_key_routes(
-            routes, ProviderKeyRoutes(identity, self._database, self._ring, self._read_snapshot)
-        )
+        routes.declare(*Administration(control, self._list_calls, self._desk.note).list())
+        routes.declare(*KeyRoutes(self._desk).list())
+        routes.declare(*ProviderKeyRoutes(self._database, self._ring, self._read_snapshot).list())
         return routes
 
     async def _refresh_caps(self) -> None:
         while True:
             await asyncio.sleep(REFRESH_EACH_S)
             with contextlib.suppress(DependencyAway):
-                await self._caps.refresh(self._clock())
+                await self._caps.refresh()
 
     def _read_snapshot(self) -> Snapshot:
         return self._runtime.snapshot

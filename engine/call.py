@@ -62,6 +62,17 @@ class Caller:
     """Globs of the only models that its scopes open."""
     bounds: KeyBounds | None = None
     own_keys: OwnKeys | None = None
+    team_id: str = ""
+    """Of a key that belongs to a team; then the team pays."""
+    plan: str = ""
+    """The plan of who pays; "" where there is none."""
+    prepaid: bool = False
+    """Calls are paid from credit, and without credit there are none. Otherwise what they cost is written down."""
+
+    @property
+    def payer(self) -> str:
+        """Whose credit it is: `team:<id>` or `user:<id>`."""
+        return f"team:{self.team_id}" if self.team_id else f"user:{self.user_id}"
 
 
 @dataclass(slots=True)

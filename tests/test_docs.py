@@ -19,6 +19,7 @@ from engine.app import PROXY_VARIABLES, WorkerApp, create_worker_app
 from engine.billing.books import write_record
 from engine.call import Attempt, Call
 from engine.cli import build_parser, main
+from engine.config.declared import DECLARED
 from engine.config.describe import _find_models
 from engine.config.reload import Loader, Runtime
 from engine.config.schema import CAPABILITIES, ModelsFile
@@ -80,6 +81,11 @@ def read_page(name: str) -> str:
     return (ROOT / "docs" / name).read_text()
 
 
+def read_pages() -> str:
+    """All pages: the reference of the API, of the files and of errors has more than one."""
+    return "\n".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
+
+
 def list_blocks(page: Path) -> list[Block]:
     return [
         Block(page, found[1] or "", found[2] or "", found[3]) for found in FENCE.finditer(page.read_text())
@@ -125,8 +131,8 @@ def load_script() -> ModuleType:
 
 
 def test_every_key_of_the_yaml_files_is_described() -> None:
-    described = {name.rpartition(".")[2] for name in CODE.findall(read_page("configuration.md"))}
-    for file in (GatewayFile, ProviderFile, ModelsFile, NamesFile, PolicyFile):
+    described = {name.rpartition(".")[2] for name in CODE.findall(read_pages())}
+    for file in (GatewayFile, ProviderFile, ModelsFile, NamesFile, PolicyFile, *DECLARED.values()):
         assert list_field_names(file) <= described, file.__name__
 
 
@@ -193,10 +199,11 @@ def worker(tmp_path: Path) -> Iterator[WorkerApp]:
 def test_every_route_is_described(worker: WorkerApp) -> None:
     routes = {f"POST {path}" for path in worker.asgi.inference.list_paths()}
     routes |= {f"{method} {path}" for path, methods in worker.asgi.exact.items() for method in methods}
+    routes |= {f"{route.method} {route.path}" for route in worker.asgi.declared}
     routes |= {
         f"{method} {path}{{id}}" for path, methods in worker.asgi.prefixes.items() for method in methods
     }
-    text = read_page("http.md")
+    text = read_pages()
     assert not routes - set(CODE.findall(text))
     assert all(f"`{path}`" in text for path in NOT_BUILT)
 
@@ -207,11 +214,11 @@ def test_every_header_is_described() -> None:
         for path in (ROOT / "engine" / folder).glob("*.py"):
             said |= set(re.findall(r'b"(x-[a-z-]+)"', path.read_text()))
     assert len(said) > 12
-    assert not find_missing(said, read_page("http.md"))
+    assert not find_missing(said, read_pages())
 
 
 def test_every_error_code_is_described_with_its_status() -> None:
-    rows = [line for line in read_page("http.md").splitlines() if re.match(r"\| \d{3} \|", line)]
+    rows = [line for line in read_pages().splitlines() if re.match(r"\| \d{3} \|", line)]
     told = {(int(row[2:5]), code) for row in rows for code in CODE.findall(row.split("|")[2])}
     codes = {code for _, code in told}
     assert not set(list_codes()) - codes

@@ -82,6 +82,10 @@ class Catalog:
         """The valid entries of one kind."""
         return [entry for entry in self._declared.get(kind, {}).values() if entry.spec is not None]
 
+    def list_specs(self, kind: str) -> dict[str, Any]:
+        """What the valid things of one kind say, by name."""
+        return {entry.name: entry.spec for entry in self.list_entries(kind)}
+
     def _take(self, built: Built) -> Any:
         self.problems += built.problems
         self.warnings += built.warnings

@@ -19,6 +19,7 @@ from engine.config.build import build_server
 from engine.config.catalog import Catalog
 from engine.config.code_cache import CodeCache
 from engine.config.coverage import Trial, list_untouched
+from engine.config.declared import DECLARED
 from engine.config.entries import Entry, make_entry, make_gateway_entry
 from engine.config.examples import run_examples
 from engine.config.files import (
@@ -42,7 +43,7 @@ from engine.config.things import Kind, Library, Thing, assemble, list_things
 from engine.config.yamltree import NOTHING, Document
 from engine.errors import ConfigRefused, Problem
 
-KINDS_OF_THINGS: tuple[Kind, ...] = ("format", "policy", "provider", "model", "names")
+KINDS_OF_THINGS: tuple[Kind, ...] = ("format", "policy", "provider", "model", "names", *DECLARED)
 RESTART_ONLY = ("server", "database", "redis")
 TELLING_NS = 50_000_000
 """Two changes of one file or folder that are closer than the file system's clock ticks have one time."""
@@ -244,6 +245,7 @@ class Loader:
             doors=catalog.doors,
             surfaces=catalog.surfaces,
             settings=settings,
+            things={kind: catalog.list_specs(kind) for kind in DECLARED},
             warnings=tuple(str(warning) for warning in _sort(warnings)),
         )
         memo.forget_before()

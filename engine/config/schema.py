@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from engine.config.declared import DECLARED
 from engine.config.schema_base import (
     Count,
     CountOrNone,
@@ -89,12 +90,14 @@ _SCHEMAS: dict[str, type[BaseModel]] = {
     "model": ModelsFile,
     "names": NamesFile,
     "policy": PolicyFile,
+    **DECLARED,
 }
 ENTRIES: dict[str, type[BaseModel]] = {
     "provider": ProviderFile,
     "model": ModelEntry,
     "names": NamesFile,
     "policy": PolicyFile,
+    **DECLARED,
 }
 
 

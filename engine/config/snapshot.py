@@ -8,13 +8,18 @@ and lives elsewhere.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
+from engine.config.declared import DECLARED
 from engine.config.naming import Naming
+from engine.config.schema_base import Strict
 from engine.secret import Secret
 from engine.wire.doors import DoorTable
 from engine.wire.fixes import ParamFixes
 from engine.wire.formats import Format
+
+Declared = TypeVar("Declared", bound=Strict)
+_KINDS = {schema: kind for kind, schema in DECLARED.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,6 +315,8 @@ class Snapshot:
     warnings: tuple[str, ...] = ()
     naming: Naming = Naming()
     """What names mean that are not in `names`."""
+    things: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By kind and name: what needs no compiling (config/declared.py). Read with `declared`."""
     listed: Mapping[str, Target] = field(init=False)
     """Targets of all models by provider/model, so that one which is asked for by that name has its price."""
 
@@ -319,6 +326,10 @@ class Snapshot:
     def __post_init__(self) -> None:
         targets = (target for model in self.models.values() for target in reversed(model.targets))
         object.__setattr__(self, "listed", {target.name: target for target in targets})
+
+    def declared(self, schema: type[Declared]) -> Mapping[str, Declared]:
+        """The things of the kind that has this schema, by name."""
+        return self.things.get(_KINDS[schema], {})
 
     @property
     def default_policy(self) -> Policy:

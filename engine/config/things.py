@@ -7,8 +7,9 @@ means the shipped one.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from engine.config.declared import DECLARED
 from engine.config.describe import TreePath, suggest
 from engine.config.files import Source
 from engine.config.references import list_references
@@ -16,8 +17,9 @@ from engine.config.yamltree import Document, format_path
 from engine.errors import Problem
 from engine.wire.templates import merge_trees
 
-Kind = Literal["provider", "format", "policy", "model", "names", "gateway"]
-_NAMING_KEYS: tuple[Kind, ...] = ("provider", "policy", "format", "names")
+Kind = str
+"""provider, format, policy, model, names, gateway, or one of schema.DECLARED."""
+_NAMING_KEYS: tuple[Kind, ...] = ("provider", "policy", "format", "names", *DECLARED)
 NOT_INHERITED = frozenset({"extends", "examples", "simulator"})
 
 
@@ -81,7 +83,7 @@ def list_things(document: Document, source: Source) -> tuple[list[Thing], list[P
             return _list_one(kind, document, source, problems)
     if "models" in tree:
         return _list_models(document, source, problems)
-    message = "this file names nothing; one of the keys provider, models, names, policy or format is expected"
+    message = "this file names nothing; a key that names it is expected, such as provider, models or policy"
     return [], [*problems, Problem(source.name, 1, 1, "", message)]
 
 
@@ -163,11 +165,11 @@ class Library:
                 yield thing
 
     def _is_kept(self, thing: Thing) -> bool:
-        """Without `include.builtin` the wire formats, the policy `default` and the simulator stay."""
+        """Without `include.builtin` the wire formats, everything named `default` and the simulator stay."""
         return (
             self.builtin
             or thing.kind == "format"
-            or (thing.kind == "policy" and thing.name == "default")
+            or (thing.kind in ("policy", *DECLARED) and thing.name == "default")
             or thing.tree.get("simulator") is True
         )
 

@@ -1,17 +1,12 @@
 """What clients may say about their keys, checked before anything happens. Unknown fields are errors."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import parse_qsl
+from typing import Annotated, Any, Literal
 
-import orjson
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
+from pydantic import AwareDatetime, BeforeValidator, Field, StringConstraints
 
 from engine.config.schema_base import Strict
 from engine.config.schema_policy import ScopeLimitEntry
-from engine.errors import InvalidRequest, WrongMediaType
-from engine.http.inference import Receive, read_body
 from engine.storage.key_rules import (
     Glob,
     Host,
@@ -21,10 +16,8 @@ from engine.storage.key_rules import (
     Network,
     Scope,
     Text,
-    word_problem,
 )
 
-MOST_BYTES = 64 * 1024
 TAGS = {"live": "live", "test": "test", "staging": "staging", "development": "dev"}
 """The environments by the names that clients use."""
 _OLD_SCOPES = {"read": "read", "write": "inference", "admin": "admin"}
@@ -33,7 +26,6 @@ _MOST = 100
 Name = Annotated[Text, StringConstraints(min_length=1, max_length=100, strip_whitespace=True)]
 Tag = Literal["live", "test", "staging", "development"]
 Days = Annotated[int, Field(ge=1, le=3660)]
-Body = TypeVar("Body", bound=BaseModel)
 
 
 def _read_scopes(value: Any) -> Any:
@@ -128,41 +120,6 @@ class KeysQuery(Strict):
 
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
     after: Annotated[Text, StringConstraints(max_length=100)] | None = None
-
-
-class NoQuery(Strict):
-    """A route that takes no parameters."""
-
-
-async def read_json(kind: type[Body], scope: Any, receive: Receive) -> Body:
-    """The body as this model. Raises InvalidRequest that names the first wrong field, never with its value."""
-    fields = dict(scope["headers"])
-    media_type = fields.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if media_type != b"application/json":
-        raise WrongMediaType("the content type must be application/json")
-    content = await read_body(scope["headers"], receive, MOST_BYTES)
-    try:
-        document = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        raise InvalidRequest("the body is not JSON", code="invalid_json") from None
-    if not isinstance(document, dict):
-        raise InvalidRequest("the body must be a JSON object", code="invalid_json")
-    return check(kind, document)
-
-
-def read_query(kind: type[Body], scope: Any) -> Body:
-    pairs = parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
-    query = dict(pairs)
-    if len(query) != len(pairs):
-        raise InvalidRequest("a parameter is given twice")
-    return check(kind, query)
-
-
-def check(kind: type[Body], document: Mapping[str, Any]) -> Body:
-    try:
-        return kind.model_validate(document)
-    except ValidationError as problem:
-        raise word_problem(problem) from None
 
 
 def find_end(days: int | None) -> datetime | None:

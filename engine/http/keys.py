@@ -3,13 +3,13 @@
 A key's text is in one answer, once: that to its making or rotating.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from engine.call import Caller
 from engine.errors import InvalidRequest, NotAllowed, NotFound
-from engine.http.actors import name_actor
+from engine.http.endpoints import NOT_KEPT, Answer, Ask, Route
 from engine.http.key_bodies import (
     TAGS,
     AuditQuery,
@@ -18,15 +18,8 @@ from engine.http.key_bodies import (
     CreateKeyFor,
     DeleteKey,
     KeysQuery,
-    NoQuery,
     find_end,
-    read_json,
-    read_query,
 )
-from engine.http.respond import Send, respond_json
-from engine.http.routes import Routes
-from engine.policies.identity import Identity
-from engine.storage.audit import Actor
 from engine.storage.issuing import IssuedKey, KeyRequest
 from engine.storage.key_changes import Which
 from engine.storage.key_desk import MOST_MADE_PER_HOUR, KeyDesk, count_days
@@ -44,86 +37,96 @@ _RULES = frozenset(
 class KeyRoutes:
     """Each endpoint serves both: a user for its own keys, an administrator for everybody's."""
 
-    def __init__(self, identity: Identity, desk: KeyDesk) -> None:
-        self._identity, self._desk = identity, desk
+    def __init__(self, desk: KeyDesk) -> None:
+        self._desk = desk
+
+    def list(self) -> Sequence[Route]:
+        own, any_, of_user = "/user/api-keys", "/admin/api-keys", "/admin/users/{user_id}/api-keys"
+        one, one_of_any = f"{own}/{{key_id}}", f"{any_}/{{key_id}}"
+        return (
+            Route("POST", own, self.create_own, "Make a key; its text is in this answer only.", body=CreateKey),
+            Route("GET", own, self.list_own, "List your keys."),
+            Route("GET", f"{own}/usage", self.show_usage, "What each of your keys was used for."),
+            Route(
+                "GET", f"{own}/audit-logs", self.list_own_events, "What happened to your keys.",
+                query=AuditQuery,
+            ),
+            Route("GET", one, self.show_own, "Show a key of yours."),
+            Route("PUT", one, self.change_own, "Change or rotate a key of yours.", body=ChangeKey),
+            Route("DELETE", one, self.revoke_own, "Revoke a key of yours.", body=DeleteKey),
+            Route("GET", any_, self.list_all, "List everybody's keys.", query=KeysQuery),
+            Route("GET", one_of_any, self.show_any, "Show a key."),
+            Route("PUT", one_of_any, self.change_any, "Change or rotate a key.", body=ChangeKey),
+            Route("DELETE", one_of_any, self.revoke_any, "Revoke a key.", body=DeleteKey),
+            Route("GET", of_user, self.list_of_user, "List a user's keys."),
+            Route("POST", of_user, self.create_for_user, "Make a key for a user.", body=CreateKeyFor),
+            Route("GET", "/admin/audit", self.list_events, "Read the audit log.", query=AuditQuery),
+        )  # fmt: skip
 
     # --- a user's own
 
-    async def create_own(self, scope: Any, receive: Any, send: Send) -> None:
-        caller = await self._identity.admit(scope)
-        asked = await read_json(CreateKey, scope, receive)
-        request = write_request(asked, find_owner(caller))
-        issued = await self._desk.make(request, name_actor(caller, scope), most_per_hour=MOST_MADE_PER_HOUR)
-        await respond_json(send, 200, show_made(asked, issued), NOT_KEPT)
+    async def create_own(self, ask: Ask) -> Answer:
+        request = write_request(ask.body, find_owner(ask.caller))
+        issued = await self._desk.make(request, ask.by, most_per_hour=MOST_MADE_PER_HOUR)
+        return Answer(show_made(ask.body, issued), headers=NOT_KEPT)
 
-    async def list_own(self, scope: Any, receive: Any, send: Send) -> None:
-        caller = await self._identity.admit(scope)
-        read_query(NoQuery, scope)
-        await self._list(find_owner(caller), send)
+    async def list_own(self, ask: Ask) -> Answer:
+        return await self._list(find_owner(ask.caller))
 
-    async def show_usage(self, scope: Any, receive: Any, send: Send) -> None:
-        caller = await self._identity.admit(scope)
-        read_query(NoQuery, scope)
-        keys = await self._desk.list_keys(find_owner(caller))
-        await respond_json(send, 200, {"status": "success", "keys": [show_used(key) for key in keys]})
+    async def show_usage(self, ask: Ask) -> Answer:
+        keys = await self._desk.list_keys(find_owner(ask.caller))
+        return Answer({"status": "success", "keys": [show_used(key) for key in keys]})
 
-    async def list_own_events(self, scope: Any, receive: Any, send: Send) -> None:
-        caller = await self._identity.admit(scope)
-        owner, query = find_owner(caller), read_query(AuditQuery, scope)
-        if query.user_id not in (None, owner):
+    async def list_own_events(self, ask: Ask) -> Answer:
+        owner = find_owner(ask.caller)
+        if ask.query.user_id not in (None, owner):
             raise NotFound("there is no such user")
-        await self._show_events(query, owner, send)
+        return await self._show_events(ask.query, owner)
 
-    async def serve_own(self, scope: Any, receive: Any, send: Send, name: str) -> None:
-        """GET, PUT and DELETE of one key."""
-        caller = await self._identity.admit(scope)
-        await self._serve(find_owner(caller), caller, name, scope, receive, send)
+    async def show_own(self, ask: Ask) -> Answer:
+        return await self._show(find_owner(ask.caller), ask)
+
+    async def change_own(self, ask: Ask) -> Answer:
+        return await self._change(find_owner(ask.caller), ask)
+
+    async def revoke_own(self, ask: Ask) -> Answer:
+        return await self._revoke(find_owner(ask.caller), ask)
 
     # --- everybody's, for administrators
 
-    async def list_all(self, scope: Any, receive: Any, send: Send) -> None:
-        await self._identity.admit(scope)
-        query = read_query(KeysQuery, scope)
+    async def list_all(self, ask: Ask) -> Answer:
+        query = ask.query
         keys = await self._desk.list_keys(None, Page(query.limit + 1, query.after))
         shown = [show_key(key) for key in keys[: query.limit]]
-        more = len(keys) > query.limit
-        await respond_json(send, 200, {"status": "success", "has_more": more, "keys": shown})
+        return Answer({"status": "success", "has_more": len(keys) > query.limit, "keys": shown})
 
-    async def serve_any(self, scope: Any, receive: Any, send: Send, name: str) -> None:
-        caller = await self._identity.admit(scope)
-        await self._serve(None, caller, name, scope, receive, send)
+    async def show_any(self, ask: Ask) -> Answer:
+        return await self._show(None, ask)
 
-    async def serve_user(self, scope: Any, receive: Any, send: Send, name: str) -> None:
-        """`/admin/users/{id}/api-keys`: GET lists a user's keys, POST makes one."""
-        caller = await self._identity.admit(scope)
-        user_id, slash, rest = name.partition("/")
-        if rest != "api-keys" or "\0" in user_id:
-            raise NotFound(
-                f"there is no route {scope['method']} {scope['path'][:200]}", code="endpoint_not_found"
-            )
-        if scope["method"] == "GET":
-            read_query(NoQuery, scope)
-            await self._list(user_id, send)
-            return
-        asked = await read_json(CreateKeyFor, scope, receive)
-        request = write_request(asked, user_id, asked.role)
-        issued = await self._desk.make(request, name_actor(caller, scope), most_per_hour=None)
-        await respond_json(send, 200, show_made(asked, issued), NOT_KEPT)
+    async def change_any(self, ask: Ask) -> Answer:
+        return await self._change(None, ask)
 
-    async def list_events(self, scope: Any, receive: Any, send: Send) -> None:
-        """`GET /admin/audit`"""
-        await self._identity.admit(scope)
-        query = read_query(AuditQuery, scope)
-        await self._show_events(query, query.user_id, send)
+    async def revoke_any(self, ask: Ask) -> Answer:
+        return await self._revoke(None, ask)
+
+    async def list_of_user(self, ask: Ask) -> Answer:
+        return await self._list(ask.names["user_id"])
+
+    async def create_for_user(self, ask: Ask) -> Answer:
+        request = write_request(ask.body, ask.names["user_id"], ask.body.role)
+        issued = await self._desk.make(request, ask.by, most_per_hour=None)
+        return Answer(show_made(ask.body, issued), headers=NOT_KEPT)
+
+    async def list_events(self, ask: Ask) -> Answer:
+        return await self._show_events(ask.query, ask.query.user_id)
 
     # --- both
 
-    async def _list(self, owner: str, send: Send) -> None:
-        keys = await self._desk.list_keys(owner)
-        shown = [show_key(key) for key in keys]
-        await respond_json(send, 200, {"status": "success", "total_keys": len(shown), "keys": shown})
+    async def _list(self, owner: str) -> Answer:
+        shown = [show_key(key) for key in await self._desk.list_keys(owner)]
+        return Answer({"status": "success", "total_keys": len(shown), "keys": shown})
 
-    async def _show_events(self, query: AuditQuery, owner: str | None, send: Send) -> None:
+    async def _show_events(self, query: AuditQuery, owner: str | None) -> Answer:
         filters = {
             "subject": query.key_id,
             "action": query.action,
@@ -132,61 +135,29 @@ class KeyRoutes:
             "until": query.end_date,
         }
         events, more = await self._desk.list_events(filters, query.limit, query.before)
-        body = {"status": "success", "total_logs": len(events), "has_more": more, "logs": events}
-        await respond_json(send, 200, body)
+        return Answer({"status": "success", "total_logs": len(events), "has_more": more, "logs": events})
 
-    async def _serve(
-        self, owner: str | None, caller: Caller, key_id: str, scope: Any, receive: Any, send: Send
-    ) -> None:
-        by = name_actor(caller, scope)
-        if scope["method"] == "GET":
-            read_query(NoQuery, scope)
-            body = {"status": "success", "key": show_key(await self._desk.find(owner, key_id))}
-            await respond_json(send, 200, body)
-        elif scope["method"] == "DELETE":
-            await read_json(DeleteKey, scope, receive)
-            await self._desk.revoke(owner, key_id, by)
-            await respond_json(
-                send, 200, {"status": "success", "message": "the key is revoked", "id": key_id}
-            )
-        else:
-            await self._change(owner, by, key_id, await read_json(ChangeKey, scope, receive), send)
+    async def _show(self, owner: str | None, ask: Ask) -> Answer:
+        found = await self._desk.find(owner, ask.names["key_id"])
+        return Answer({"status": "success", "key": show_key(found)})
 
-    async def _change(self, owner: str | None, by: Actor, key_id: str, asked: ChangeKey, send: Send) -> None:
+    async def _revoke(self, owner: str | None, ask: Ask) -> Answer:
+        key_id = ask.names["key_id"]
+        await self._desk.revoke(owner, key_id, ask.by)
+        return Answer({"status": "success", "message": "the key is revoked", "id": key_id})
+
+    async def _change(self, owner: str | None, ask: Ask) -> Answer:
+        key_id, asked = ask.names["key_id"], ask.body
         if asked.action == "update":
-            await self._desk.change(owner, key_id, write_changes(asked), by)
-            found = await self._desk.find(owner, key_id)
-            await respond_json(send, 200, {"status": "success", "key": show_key(found)})
-            return
+            await self._desk.change(owner, key_id, write_changes(asked), ask.by)
+            return await self._show(owner, ask)
         refuse_beside_rotation(asked)
         tag = asked.environment_tag
         bulk = Which(environment=TAGS[tag] if tag else None) if asked.action == "bulk_rotate" else None
-        issued = await self._desk.rotate(owner, key_id, asked.grace_period_hours * 3600, by, bulk)
+        issued = await self._desk.rotate(owner, key_id, asked.grace_period_hours * 3600, ask.by, bulk)
         keys = [{"id": key.id, "key_name": key.name, "api_key": key.key.reveal()} for key in issued]
-        body: dict[str, Any] = {
-            "status": "success",
-            "message": "shown once",
-            "rotated": len(keys),
-            "keys": keys,
-        }
-        await respond_json(send, 200, body | (keys[0] if asked.action == "rotate" else {}), NOT_KEPT)
-
-
-def add_key_routes(routes: Routes, keys: KeyRoutes) -> None:
-    routes.add("POST", "/user/api-keys", keys.create_own)
-    routes.add("GET", "/user/api-keys", keys.list_own)
-    routes.add("GET", "/user/api-keys/usage", keys.show_usage)
-    routes.add("GET", "/user/api-keys/audit-logs", keys.list_own_events)
-    routes.add("GET", "/admin/api-keys", keys.list_all)
-    routes.add("GET", "/admin/audit", keys.list_events)
-    for method in ("GET", "PUT", "DELETE"):
-        routes.add_named(method, "/user/api-keys/", keys.serve_own)
-        routes.add_named(method, "/admin/api-keys/", keys.serve_any)
-    for method in ("GET", "POST"):
-        routes.add_named(method, "/admin/users/", keys.serve_user)
-
-
-NOT_KEPT = [(b"cache-control", b"no-store")]
+        body = {"status": "success", "message": "shown once", "rotated": len(keys), "keys": keys}
+        return Answer(body | (keys[0] if asked.action == "rotate" else {}), headers=NOT_KEPT)
 
 
 def find_owner(caller: Caller) -> str:

@@ -1,6 +1,6 @@
 """`/user/provider-keys`: users' own keys at providers, used for their calls in place of the gateway's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, StringConstraints
@@ -8,12 +8,8 @@ from pydantic import AfterValidator, BeforeValidator, StringConstraints
 from engine.config.schema_base import Strict
 from engine.config.snapshot import Snapshot
 from engine.errors import InvalidRequest, NotFound
-from engine.http.actors import name_actor
-from engine.http.key_bodies import NoQuery, read_json, read_query
+from engine.http.endpoints import Answer, Ask, Route
 from engine.http.keys import find_owner
-from engine.http.respond import Send, respond_json
-from engine.http.routes import Routes
-from engine.policies.identity import Identity
 from engine.secret import Secret
 from engine.storage.postgres import Connection, Database
 from engine.storage.provider_keys import delete_provider_key, list_provider_keys, set_provider_key
@@ -46,46 +42,46 @@ class SetProviderKey(Strict):
 
 
 class ProviderKeyRoutes:
-    def __init__(
-        self, identity: Identity, database: Database, ring: KeyRing, read_snapshot: Callable[[], Snapshot]
-    ) -> None:
-        self._identity, self._database, self._ring = identity, database, ring
-        self._read_snapshot = read_snapshot
+    def __init__(self, database: Database, ring: KeyRing, read_snapshot: Callable[[], Snapshot]) -> None:
+        self._database, self._ring, self._read_snapshot = database, ring, read_snapshot
 
-    async def show(self, scope: Any, receive: Any, send: Send) -> None:
-        caller = await self._identity.admit(scope)
-        owner = find_owner(caller)
-        read_query(NoQuery, scope)
+    def list(self) -> Sequence[Route]:
+        path = "/user/provider-keys"
+        return (
+            Route("GET", path, self.show, "List your own keys at providers."),
+            Route("POST", path, self.set, "Bring your own key at a provider.", body=SetProviderKey),
+            Route("DELETE", f"{path}/{{provider}}", self.delete, "Forget your key at a provider."),
+        )
 
-        async def work(connection: Connection) -> list[dict[str, Any]]:
+    async def show(self, ask: Ask) -> Answer:
+        owner = find_owner(ask.caller)
+
+        async def work(connection: Connection) -> Sequence[dict[str, Any]]:
             return await list_provider_keys(connection, owner)
 
         keys = await self._database.run(work)
-        await respond_json(send, 200, {"status": "success", "total_keys": len(keys), "keys": keys})
+        return Answer({"status": "success", "total_keys": len(keys), "keys": keys})
 
-    async def set(self, scope: Any, receive: Any, send: Send) -> None:
-        caller = await self._identity.admit(scope)
-        owner, asked = find_owner(caller), await read_json(SetProviderKey, scope, receive)
+    async def set(self, ask: Ask) -> Answer:
+        owner, asked = find_owner(ask.caller), ask.body
         self._check_provider(asked.provider_slug)
-        by = name_actor(caller, scope)
 
         async def work(connection: Connection) -> None:
-            await set_provider_key(connection, self._ring, owner, asked.provider_slug, asked.api_key, by)
+            await set_provider_key(connection, self._ring, owner, asked.provider_slug, asked.api_key, ask.by)
 
         await self._database.run(work)
-        body = {"status": "success", "provider_slug": asked.provider_slug}
-        await respond_json(send, 200, body | {"api_key": f"...{asked.api_key.reveal()[-4:]}"})
+        shown = f"...{asked.api_key.reveal()[-4:]}"
+        return Answer({"status": "success", "provider_slug": asked.provider_slug, "api_key": shown})
 
-    async def delete(self, scope: Any, receive: Any, send: Send, name: str) -> None:
-        caller = await self._identity.admit(scope)
-        owner, by = find_owner(caller), name_actor(caller, scope)
+    async def delete(self, ask: Ask) -> Answer:
+        owner, provider = find_owner(ask.caller), ask.names["provider"]
 
         async def work(connection: Connection) -> bool:
-            return await delete_provider_key(connection, self._ring, owner, name, by)
+            return await delete_provider_key(connection, self._ring, owner, provider, ask.by)
 
-        if "\0" in name or not await self._database.run(work):
+        if not await self._database.run(work):
             raise NotFound("there is no key of yours at this provider", code="key_not_found")
-        await respond_json(send, 200, {"status": "success", "provider_slug": name, "deleted": True})
+        return Answer({"status": "success", "provider_slug": provider, "deleted": True})
 
     def _check_provider(self, name: str) -> None:
         provider = self._read_snapshot().providers.get(name)
@@ -97,9 +93,3 @@ class ProviderKeyRoutes:
                 code="invalid_value",
                 param="provider_slug",
             )
-
-
-def add_provider_key_routes(routes: Routes, keys: ProviderKeyRoutes) -> None:
-    routes.add("GET", "/user/provider-keys", keys.show)
-    routes.add("POST", "/user/provider-keys", keys.set)
-    routes.add_named("DELETE", "/user/provider-keys/", keys.delete)

@@ -14,9 +14,11 @@ from engine.config.networks import Networks, find_client
 from engine.errors import GatewayError, GatewayMistake, MethodNotAllowed, NotBuilt, NotFound
 from engine.http.answers import StoredAnswers
 from engine.http.catalog import ModelCatalog
+from engine.http.endpoints import Route
 from engine.http.identifiers import make_request_id
 from engine.http.inference import InferenceDoors
 from engine.http.respond import Endpoint, Send, respond_error
+from engine.policies.identity import Identity
 
 NamedEndpoint = Callable[[Any, Any, Send, str], Awaitable[None]]
 
@@ -34,12 +36,20 @@ class Routes:
     answers: StoredAnswers | None = None
     catalog: ModelCatalog | None = None
     trusted_proxies: Networks = field(default_factory=lambda: Networks(()))
+    identity: Identity | None = None
+    """Who is asked about the callers of declared routes."""
+    declared: list[Route] = field(default_factory=list)
+    """In the order of declaration; a path without names goes before one with."""
 
     def add(self, method: str, path: str, endpoint: Endpoint) -> None:
         self.exact.setdefault(path, {})[method] = endpoint
 
     def add_named(self, method: str, prefix: str, endpoint: NamedEndpoint) -> None:
         self.prefixes.setdefault(prefix, {})[method] = endpoint
+
+    def declare(self, *routes: Route) -> None:
+        self.declared += routes
+        self.declared.sort(key=lambda route: not route.is_exact)
 
     async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
         if scope["type"] != "http":
@@ -67,11 +77,10 @@ class Routes:
         if method == "GET" and self.catalog is not None and not is_door:
             if (listed := self.catalog.find(scope)) is not None:
                 return listed
-        methods = self.exact.get(path)
-        if methods is not None and method not in methods:
-            raise MethodNotAllowed(path, method, list(methods))
         if (own := self._find_own(method, path)) is not None:
             return own
+        if methods := self._list_methods(path):
+            raise MethodNotAllowed(path, method, methods)
         if self.answers is not None and (found := self.answers.find(method, path)) is not None:
             return found
         if is_door:
@@ -79,7 +88,7 @@ class Routes:
         if path.startswith(NOT_BUILT):
             raise NotBuilt(f"{path} is not built yet")
         near = difflib.get_close_matches(
-            path[:100], [*self.inference.list_paths(), *self.exact], n=3, cutoff=0.6
+            path[:100], [*self.inference.list_paths(), *self.list_paths()], n=3, cutoff=0.6
         )
         hint = f" (did you mean {', '.join(near)}?)" if near else ""
         raise NotFound(f"there is no route {method} {path[:200]}{hint}", code="endpoint_not_found")
@@ -92,7 +101,19 @@ class Routes:
             name = path[len(prefix) :]
             if path.startswith(prefix) and name and method in named:
                 return partial(_call_named, named[method], name)
+        for route in self.declared:
+            if route.method == method and (names := route.match(path)) is not None:
+                assert self.identity is not None
+                return partial(route.serve, self.identity, names)
         return None
+
+    def _list_methods(self, path: str) -> list[str]:
+        """What a path that we know answers."""
+        declared = {route.method for route in self.declared if route.match(path) is not None}
+        return sorted({*self.exact.get(path, {}), *declared})
+
+    def list_paths(self) -> list[str]:
+        return list(dict.fromkeys([*self.exact, *(route.path for route in self.declared)]))
 
     async def _refuse(self, scope: Any, send: Send, error: GatewayError, request_id: str) -> None:
         path = scope["path"]

@@ -1,15 +1,15 @@
-"""The one place where a call takes what it must give back: its places under the limits.
+"""The one place where a call takes what it must give back: places under the limits, and whatever else is a `Stage`.
 
-`async with admission.admit(call, plan)`: entering may refuse with 429, leaving always gives back and corrects the
-tokens that were reserved. Only limits that are shared wait, for Redis, and they give back what a cancelled call took.
+`async with admission.admit(call, policy)`: entering goes through the stages in order and may be refused by any; what
+was entered is left in reverse, however the call ends. Leaving never waits, so that no cancellation can split it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
+from typing import Protocol
 
 from engine.call import Call
 from engine.config.snapshot import Limit, Policy
-from engine.policies.caps import Caps
 from engine.policies.limits import Grant, Limiter
 from engine.policies.refusals import HeaderPairs
 from engine.policies.shared_limits import SharedGrant, SharedLimiter
@@ -18,77 +18,94 @@ from engine.wire.operations import WRITING
 Scopes = list[tuple[str, str, Limit]]
 
 
-class Admission:
-    def __init__(
-        self, limiter: Limiter | SharedLimiter, clock: Callable[[], float], caps: Caps | None = None
-    ) -> None:
-        self._limiter, self._clock, self._caps = limiter, clock, caps
+class Place(Protocol):
+    """What one stage gave a call."""
 
-    def admit(self, call: Call, policy: Policy) -> "Admitted | CappedCall":
-        """A context that holds the call's places; it raises LimitExceeded when there are none."""
-        admitted, caller = Admitted(call, policy, self._limiter, self._clock), call.caller
-        if self._caps is not None and caller is not None and caller.bounds and caller.bounds.is_capped:
-            return CappedCall(admitted, call, self._caps, self._clock)
-        return admitted
+    def leave(self, call: Call) -> None:
+        """Give it back: `call.usage` and `call.cost` say what was used. Never raises."""
+
+
+class Stage(Protocol):
+    """One thing that a call must be let in by. Enters may wait and raise a GatewayError; then they hold nothing."""
+
+    async def enter(self, call: Call, policy: Policy, headers: HeaderPairs) -> Place | None:
+        """The place, or None when this stage has nothing to do with the call; may add headers of the answer."""
+
+
+class Admission:
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self._stages = tuple(stages)
+
+    def admit(self, call: Call, policy: Policy) -> "Admitted":
+        """A context that holds the call's places; entering raises what the refusing stage raises."""
+        return Admitted(call, policy, self._stages)
 
 
 class Admitted:
-    __slots__ = ("_call", "_clock", "_grant", "_limiter", "_policy")
+    __slots__ = ("_call", "_places", "_policy", "_stages")
 
-    def __init__(
-        self, call: Call, policy: Policy, limiter: Limiter | SharedLimiter, clock: Callable[[], float]
-    ) -> None:
-        self._call, self._policy, self._limiter, self._clock = call, policy, limiter, clock
-        self._grant: Grant | SharedGrant | None = None
+    def __init__(self, call: Call, policy: Policy, stages: Sequence[Stage]) -> None:
+        self._call, self._policy, self._stages = call, policy, stages
+        self._places: list[Place] = []
 
     async def __aenter__(self) -> HeaderPairs:
-        """The x-ratelimit headers of the answer."""
-        call, caller = self._call, self._call.caller
-        if caller is None or caller.unlimited or not (self._policy.limits or find_own_limit(call)):
-            return []
-        scopes = find_scopes(call, self._policy)
-        tokens = reserve_tokens(call, self._policy) if limits_tokens(call, self._policy) else 0
-        limiter, now = self._limiter, self._clock()
-        if isinstance(limiter, SharedLimiter):
-            self._grant = await limiter.take(scopes, tokens, now, self._policy.when_redis_away)
-        else:
-            self._grant = limiter.take(scopes, tokens, now)
-        return self._grant.headers(now)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._grant is not None:
-            now, usage = self._clock(), self._call.usage
-            self._grant.correct(usage.prompt + usage.completion if usage else 0, now)
-            self._grant.release(now)
-
-
-class CappedCall:
-    """A call with a key that has a cap on all its life, too."""
-
-    __slots__ = ("_admitted", "_call", "_caps", "_clock")
-
-    def __init__(self, admitted: Admitted, call: Call, caps: Caps, clock: Callable[[], float]) -> None:
-        self._admitted, self._call, self._caps, self._clock = admitted, call, caps, clock
-
-    async def __aenter__(self) -> HeaderPairs:
-        call, caller = self._call, self._call.caller
-        assert caller is not None and caller.bounds is not None
-        headers = await self._admitted.__aenter__()
+        """The headers that the stages add to the answer."""
+        headers: HeaderPairs = []
         try:
-            await self._caps.enter(call, caller, caller.bounds, self._clock())
-        except BaseException as refusal:
-            await self._admitted.__aexit__(type(refusal), refusal, None)
+            for stage in self._stages:
+                place = await stage.enter(self._call, self._policy, headers)
+                if place is not None:
+                    self._places.append(place)
+        except BaseException:
+            self._leave()
             raise
         return headers
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._call.caller is not None:
-            self._caps.leave(self._call, self._call.caller)
-        await self._admitted.__aexit__(kind, error, trace)
+        self._leave()
+
+    def _leave(self) -> None:
+        places = self._places
+        while places:
+            places.pop().leave(self._call)
+
+
+class LimitStage:
+    """Requests, tokens and running calls of everybody whom the call counts for."""
+
+    __slots__ = ("_clock", "_limiter")
+
+    def __init__(self, limiter: Limiter | SharedLimiter, clock: Callable[[], float]) -> None:
+        self._limiter, self._clock = limiter, clock
+
+    async def enter(self, call: Call, policy: Policy, headers: HeaderPairs) -> "LimitPlace | None":
+        caller = call.caller
+        if caller is None or caller.unlimited or not (policy.limits or find_own_limit(call)):
+            return None
+        scopes = find_scopes(call, policy)
+        tokens = reserve_tokens(call, policy) if limits_tokens(call, policy) else 0
+        limiter, now = self._limiter, self._clock()
+        grant: Grant | SharedGrant
+        if isinstance(limiter, SharedLimiter):
+            grant = await limiter.take(scopes, tokens, now, policy.when_redis_away)
+        else:
+            grant = limiter.take(scopes, tokens, now)
+        headers += grant.headers(now)
+        return LimitPlace(grant, self._clock)
+
+
+class LimitPlace:
+    __slots__ = ("_clock", "_grant")
+
+    def __init__(self, grant: Grant | SharedGrant, clock: Callable[[], float]) -> None:
+        self._grant, self._clock = grant, clock
+
+    def leave(self, call: Call) -> None:
+        now, usage = self._clock(), call.usage
+        self._grant.correct(usage.prompt + usage.completion if usage else 0, now)
+        self._grant.release(now)
 
 
 def find_own_limit(call: Call) -> Limit | None:

@@ -5,13 +5,15 @@ one process, and true to what other workers wrote until `REFRESH_EACH_S` ago. A 
 cap on spending is passed by at most the calls that run when it is reached.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Protocol
 
-from engine.call import Call, Caller, KeyBounds
+from engine.call import Call, KeyBounds
+from engine.config.snapshot import Policy
 from engine.errors import CreditMissing, LimitExceeded
+from engine.policies.refusals import HeaderPairs
 from engine.storage.key_usage import KeyUsage
 
 REFRESH_EACH_S = 1.0
@@ -50,13 +52,33 @@ class _Meter:
             )
 
 
+class CapPlace:
+    __slots__ = ("_meter",)
+
+    def __init__(self, meter: _Meter) -> None:
+        self._meter = meter
+
+    def leave(self, call: Call) -> None:
+        """The call is over: one that asked nobody does not count."""
+        if call.attempts:
+            self._meter.open[call.id] = call.cost
+        else:
+            self._meter.open.pop(call.id, None)
+
+
 class Caps:
-    def __init__(self, records: Records) -> None:
-        self._records = records
+    """The stage of admission for keys that have a cap."""
+
+    def __init__(self, records: Records, clock: Callable[[], float]) -> None:
+        self._records, self._clock = records, clock
         self._meters: dict[str, _Meter] = {}
 
-    async def enter(self, call: Call, caller: Caller, bounds: KeyBounds, now: float) -> None:
+    async def enter(self, call: Call, policy: Policy, headers: HeaderPairs) -> "CapPlace | None":
         """Let a call in, or refuse it. Raises DependencyAway for a key whose count nobody here knows yet."""
+        caller = call.caller
+        bounds = caller.bounds if caller is not None else None
+        if caller is None or bounds is None or not bounds.is_capped:
+            return None
         meter = self._meters.get(caller.key_id)
         if meter is None:
             usage = await self._records.read_usage(caller.key_id, 0, ())
@@ -64,22 +86,14 @@ class Caps:
             if meter is None:
                 meter = self._meters[caller.key_id] = _Meter()
                 meter.add(usage)
-        meter.used_at = now
+        meter.used_at = self._clock()
         meter.check(bounds)
         meter.open[call.id] = Decimal(0)
+        return CapPlace(meter)
 
-    def leave(self, call: Call, caller: Caller) -> None:
-        """The call is over: one that asked nobody does not count."""
-        meter = self._meters.get(caller.key_id)
-        if meter is None:
-            return
-        if call.attempts:
-            meter.open[call.id] = call.cost
-        else:
-            meter.open.pop(call.id, None)
-
-    async def refresh(self, now: float) -> None:
+    async def refresh(self) -> None:
         """Read what was recorded since, of the keys that are in use. Raises DependencyAway."""
+        now = self._clock()
         for key_id, meter in list(self._meters.items()):
             if not meter.open and now - meter.used_at > _FORGET_AFTER_S:
                 del self._meters[key_id]

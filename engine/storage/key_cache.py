@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 CACHE_FILE = "keys.cache"
 MOST_KEYS = 10_000
-_LAYOUT = 3
+_LAYOUT = 4
 _HASH, _N, _KEY_ID = 0, 1, 2
 
 
@@ -94,12 +94,15 @@ def _write_row(key: KnownKey) -> list[Any]:
         who.scoped_models,
         dict(who.bounds.rules) if who.bounds is not None else {},
         dict(who.own_keys.sealed) if who.own_keys is not None else {},
+        who.team_id,
+        who.plan,
+        who.prepaid,
     ]
 
 
 def _read_row(row: list[Any], ring: KeyRing) -> KnownKey:
     hashed, n, key_id, user_id, role, name, last4, models, scopes, expires_at, *rest = row
-    environment, scoped_models, rules, own_keys = rest
+    environment, scoped_models, rules, own_keys, team_id, plan, prepaid = rest
     caller = Caller(
         key_id=key_id,
         user_id=user_id,
@@ -113,5 +116,8 @@ def _read_row(row: list[Any], ring: KeyRing) -> KnownKey:
         expires_at=expires_at,
         bounds=compile_bounds(rules),
         own_keys=open_own_keys(ring, own_keys),
+        team_id=team_id,
+        plan=plan,
+        prepaid=prepaid,
     )
     return KnownKey(bytes.fromhex(hashed), caller, n)

@@ -40,6 +40,7 @@ _PREFIX = 16
 _SELECT_CHANGED = (
     "SELECT k.id, k.hash FROM api_keys k JOIN users u ON u.id = k.user_id WHERE k.changed_n > %s"
     " UNION SELECT k.id, k.hash FROM users u JOIN api_keys k ON k.user_id = u.id WHERE u.changed_n > %s"
+    " UNION SELECT k.id, k.hash FROM teams t JOIN api_keys k ON k.team_id = t.id WHERE t.changed_n > %s"
     " LIMIT %s"
 )
 
@@ -214,7 +215,7 @@ class KeyStore:
             n = int(found[0]) if found else 0
             if n == self._seen_n or self._seen_n < 0:
                 return n, []
-            changed = await connection.execute(_SELECT_CHANGED, (self._seen_n, self._seen_n, _MOST_DROPPED))
+            changed = await connection.execute(_SELECT_CHANGED, (*[self._seen_n] * 3, _MOST_DROPPED))
             return n, await changed.fetchall()
 
         n, rows = await self._database.run(select, probe=True)

@@ -304,7 +304,7 @@ def test_all_problems_of_all_files_come_in_one_report_in_order(folder: Folder) -
         'models.d/n.yaml:4:16 targets[0].provider: no provider "nobody"',
         'models.d/n.yaml:5:5 policy: no policy "strict"',
         "models.d/o.yaml:1:1 this file names nothing; "
-        "one of the keys provider, models, names, policy or format is expected",
+        "a key that names it is expected, such as provider, models or policy",
         'policies.d/p.yaml:2:19 retry.on[1]: expected an HTTP status (429), 4xx, 5xx, or one of connect, reset, '
         "timeout, broken_stream, context_length_exceeded, content_filter, invalid_request",
         "policies.d/p.yaml:2:28 retry.max: should be greater than or equal to 0",

@@ -139,7 +139,7 @@ def test_a_file_that_names_nothing_and_unknown_keys_of_model_files_are_told(fold
     })  # fmt: skip
     assert problems == [
         "models.d/a.yaml:1:1 this file names nothing; "
-        "one of the keys provider, models, names, policy or format is expected",
+        "a key that names it is expected, such as provider, models or policy",
         "models.d/b.yaml:3:1 version: unknown key",
         "models.d/c.yaml:1:1 models: a mapping (name: model) is expected",
         "providers.d/d.yaml:1:1 provider: a name is expected",

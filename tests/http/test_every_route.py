@@ -1,5 +1,6 @@
 """No route lets anybody in by being forgotten: without a key each answers 401, but for those that are open to all."""
 
+import re
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,9 @@ def list_routes(worker: WorkerApp) -> Iterator[tuple[str, str]]:
         yield "POST", path.replace("{model}", "m")
     for path, methods in routes.exact.items():
         yield from ((method, path) for method in methods)
+    yield from (
+        (route.method, re.sub(r"\{\w+\}", "x", route.path)) for route in routes.declared if not route.public
+    )
     for prefix, named in routes.prefixes.items():
         for method in named:
             yield method, f"{prefix}x"

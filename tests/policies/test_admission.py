@@ -8,7 +8,7 @@ import pytest
 
 from engine.call import Call, Caller
 from engine.errors import LimitExceeded
-from engine.policies.admission import Admission, find_scopes, reserve_tokens
+from engine.policies.admission import Admission, LimitStage, find_scopes, reserve_tokens
 from engine.policies.limits import Limiter
 from engine.storage.key_rules import compile_bounds
 from engine.wire.usage import Usage
@@ -34,7 +34,7 @@ class Clock:
 
 def make_admission() -> tuple[Admission, Clock]:
     clock = Clock()
-    return Admission(Limiter(), clock), clock
+    return Admission([LimitStage(Limiter(), clock)]), clock
 
 
 @pytest.mark.parametrize(

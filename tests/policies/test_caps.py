@@ -7,7 +7,7 @@ import pytest
 
 from engine.call import Attempt, Call, Caller, KeyBounds
 from engine.errors import CreditMissing, DependencyAway, GatewayError, LimitExceeded
-from engine.policies.admission import Admission
+from engine.policies.admission import Admission, LimitStage
 from engine.policies.caps import Caps
 from engine.policies.limits import Limiter
 from engine.storage.key_rules import compile_bounds
@@ -34,12 +34,16 @@ class Records:
 class House:
     def __init__(self, **rules: object) -> None:
         self.records = Records()
-        self.caps = Caps(self.records)
-        self.admission = Admission(Limiter(), lambda: 0.0, self.caps)
+        self.now = 0.0
+        self.caps = Caps(self.records, self.tell_time)
+        self.admission = Admission([LimitStage(Limiter(), self.tell_time), self.caps])
         bounds = compile_bounds(rules)
         assert isinstance(bounds, KeyBounds)
         self.caller = Caller("k", "u", bounds=bounds)
         self.calls = 0
+
+    def tell_time(self) -> float:
+        return self.now
 
     async def call(self, *, cost: str = "0", asked: bool = True) -> Call:
         self.calls += 1
@@ -65,12 +69,12 @@ async def test_not_one_request_more_is_let_in_before_or_after_it_is_recorded() -
     house = House(max_requests=3)
     calls = [await house.call() for _ in range(2)]
     house.write_down(calls[0])
-    await house.caps.refresh(0)
+    await house.caps.refresh()
     calls.append(await house.call())
     await refuse(house, LimitExceeded, "key_requests_used_up")
     for call in calls[1:]:
         house.write_down(call)
-    await house.caps.refresh(0)
+    await house.caps.refresh()
     await refuse(house, LimitExceeded, "key_requests_used_up")
 
 
@@ -86,7 +90,7 @@ async def test_what_others_recorded_counts() -> None:
     house = House(max_requests=2)
     await house.call()
     house.records.rows.append((1, "elsewhere", Decimal(0)))
-    await house.caps.refresh(0)
+    await house.caps.refresh()
     await refuse(house, LimitExceeded, "key_requests_used_up")
 
 
@@ -94,7 +98,7 @@ async def test_a_budget_ends_with_402_and_counts_what_is_not_recorded_yet() -> N
     house = House(max_spend_usd="1.00")
     first = await house.call(cost="0.60")
     house.write_down(first)
-    await house.caps.refresh(0)
+    await house.caps.refresh()
     await house.call(cost="0.40")
     await refuse(house, CreditMissing, "key_budget_used_up")
 
@@ -117,8 +121,9 @@ async def test_a_known_count_outlives_the_database_and_an_unknown_one_is_503() -
 async def test_a_key_that_nobody_uses_is_forgotten() -> None:
     house = House(max_requests=5)
     house.write_down(await house.call())
-    await house.caps.refresh(0)
-    await house.caps.refresh(10_000)
+    await house.caps.refresh()
+    house.now = 10_000
+    await house.caps.refresh()
     assert not house.caps._meters
 
 

@@ -15,6 +15,9 @@ from engine.storage.migrations import migrate_url
 from engine.storage.postgres import Database
 from engine.storage.secrets import KeyRing
 
+KEPT = ["schema_migrations", "change_counter", "audit_log"]
+"""Tables that keep their rows between tests."""
+
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -51,10 +54,10 @@ def server_url(cluster: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def database_url(server_url: str) -> str:
     """A migrated database without a row."""
     with psycopg.connect(server_url, autocommit=True) as connection:
-        connection.execute(
-            "TRUNCATE users, api_keys, call_records, journal_positions, stored_answers, provider_state,"
-            " user_provider_keys"
-        )
+        rows = connection.execute(
+            "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> ALL(%s)", (KEPT,)
+        ).fetchall()
+        connection.execute("TRUNCATE " + ", ".join(name for (name,) in rows))
         connection.execute("UPDATE change_counter SET n = 0")
     return server_url
 

@@ -1,0 +1,13 @@
+"""Kinds of things that need no compiling: a file is checked against its schema, and that is what rooms read.
+
+A kind is one row here. Its files lie in `policies.d/`, are named by the key of the kind (`plan: pro`), and are read
+with `snapshot.declared(PlanFile)`, by name. `extends`, replacing shipped things, and problems with file, line and
+column come with it.
+"""
+
+from collections.abc import Mapping
+
+from engine.config.schema_base import Strict
+
+DECLARED: Mapping[str, type[Strict]] = {}
+"""The key that names a thing of the kind, and its schema."""
