@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from engine.cli import build_parser
+from engine.config.declared import DECLARED
 from engine.config.schema import ModelsFile
 from engine.config.schema_base import PriceEntry
 from engine.config.schema_gateway import DEFAULT_TREE, GatewayFile
@@ -24,7 +25,7 @@ from engine.config.yamltree import parse_document
 from engine.wire.formats import SECTIONS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-DOCS = ("docs/configuration.md", "docs/templates.md", "docs/commands.md")
+DOCS = ("docs/configuration.md", "docs/templates.md", "docs/commands.md", "docs/commerce.md")
 PART = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Schema = Mapping[str, Any]
@@ -34,6 +35,7 @@ FILES: Mapping[str, type[BaseModel]] = {
     "model": ModelsFile,
     "names": NamesFile,
     "policy": PolicyFile,
+    **DECLARED,
 }
 ELSEWHERE = {PriceEntry.__name__: "models.NAME.price"}
 """Written out in the table of models only."""

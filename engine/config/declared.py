@@ -8,6 +8,9 @@ column come with it.
 from collections.abc import Mapping
 
 from engine.config.schema_base import Strict
+from engine.config.schema_plan import PlanFile
 
-DECLARED: Mapping[str, type[Strict]] = {}
+DECLARED: Mapping[str, type[Strict]] = {
+    "plan": PlanFile,
+}
 """The key that names a thing of the kind, and its schema."""
