@@ -16,10 +16,10 @@ from pydantic import BaseModel
 from engine.cli import build_parser
 from engine.config.declared import DECLARED
 from engine.config.schema import ModelsFile
-from engine.config.schema_base import PriceEntry
 from engine.config.schema_gateway import DEFAULT_TREE, GatewayFile
 from engine.config.schema_names import NamesFile
 from engine.config.schema_policy import PolicyFile
+from engine.config.schema_price import PriceEntry, RatesEntry, ServiceEntry, TierEntry
 from engine.config.schema_provider import ProviderFile
 from engine.config.yamltree import parse_document
 from engine.wire.formats import SECTIONS
@@ -39,6 +39,8 @@ FILES: Mapping[str, type[BaseModel]] = {
 }
 ELSEWHERE = {PriceEntry.__name__: "models.NAME.price"}
 """Written out in the table of models only."""
+OVER = (TierEntry.__name__, ServiceEntry.__name__)
+"""They say again what the price around them says; only their own keys are written out."""
 
 VARIABLE = re.compile(r"\$\{(\w+)")
 SHORT_NAMES = {
@@ -114,10 +116,23 @@ class KeyLister:
             meaning = field.get("description", "").rstrip(".")
             if inner is not None and inner[1] in self._first:
                 meaning += f"; keys as in `{self._first[inner[1]]}`"
+            elif inner is not None and inner[1] in OVER:
+                meaning += "; and the keys around it, where they differ"
             yield f"`{path}`", self.say_type(field), say_default(name, field, schema), meaning
             if inner is not None and inner[1] not in self._first:
                 self._first[inner[1]] = path
-                yield from self.list_keys(self._definitions[inner[1]], f"{inner[0]}.")
+                yield from self.list_keys(self._list_own(inner[1]), f"{inner[0]}.")
+
+    def _list_own(self, name: str) -> Schema:
+        definition = self._definitions[name]
+        if name not in OVER:
+            return definition
+        own = {
+            key: field
+            for key, field in definition["properties"].items()
+            if key not in RatesEntry.model_fields
+        }
+        return {**definition, "properties": own}
 
     def _find_inner(self, field: Schema, path: str) -> tuple[str, str] | None:
         """(path, definition) of the mapping with declared keys that a value may be or hold."""

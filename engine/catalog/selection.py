@@ -10,7 +10,8 @@ from pydantic import BeforeValidator, ValidationError
 
 from engine.config.describe import describe_errors
 from engine.config.schema import ModelName
-from engine.config.schema_base import Count, Name, PriceEntry, Strict, described
+from engine.config.schema_base import Count, Name, Strict, described
+from engine.config.schema_price import PriceEntry
 from engine.config.yamltree import Document, format_path, parse_document
 from engine.errors import ConfigRefused, Problem
 

@@ -8,7 +8,7 @@ from typing import Any
 from engine.catalog.price_list import Row, read_capabilities, read_limits, read_price, write_amount
 from engine.catalog.selection import ChosenFile, ChosenModel, ChosenTarget, PricedProviders
 from engine.config.build import REASONING_FIRST_TOKEN_S
-from engine.config.schema_base import PriceEntry
+from engine.config.schema_price import PriceEntry
 
 HEAD = """\
 # yaml-language-server: $schema=../docs/schema/model.json

@@ -4,13 +4,11 @@ cross-references.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from decimal import Decimal
-from typing import Any
 
 from engine.config.credentials import build_auth
+from engine.config.prices import build_price, build_unknown_price
 from engine.config.references import Unset
 from engine.config.schema import ModelEntry, TargetEntry
-from engine.config.schema_base import PriceEntry
 from engine.config.schema_gateway import ServerEntry
 from engine.config.schema_policy import BillingEntry, PolicyFile, ScopeLimitEntry, TimeoutsEntry, WindowsEntry
 from engine.config.schema_provider import (
@@ -38,40 +36,12 @@ from engine.config.snapshot import (
 from engine.secret import Secret
 from engine.wire.fixes import ParamFixes, When
 from engine.wire.messages import MessageFixes
-from engine.wire.usage import UNITS
 
-_MILLION = Decimal(1_000_000)
 _WINDOWS_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
 REASONING_FIRST_TOKEN_S = 120.0
 """First-token clock of a model with capability `reasoning` whose policy leaves that clock at its default."""
 _DEFAULT_FIRST_TOKEN_S = TimeoutsEntry().first_token_s
 _DEFAULT_HEADERS_S = TimeoutsEntry().headers_s
-
-
-def build_price(entry: PriceEntry) -> Price:
-    """Per million -> per token, with every class that is left out at its nearest class's price."""
-
-    def per_token(amount: Decimal | None, otherwise: Decimal) -> Decimal:
-        return otherwise if amount is None else amount / _MILLION
-
-    read, written = entry.input / _MILLION, entry.output / _MILLION
-    cache_write = per_token(entry.cache_write, read)
-    return Price(
-        input=read,
-        output=written,
-        cached_input=per_token(entry.cached_input, read),
-        cache_write=cache_write,
-        cache_write_1h=per_token(entry.cache_write_1h, cache_write),
-        reasoning=per_token(entry.reasoning, written),
-        audio_input=per_token(entry.audio_input, read),
-        audio_output=per_token(entry.audio_output, written),
-        request=entry.request,
-        units={unit: amount for unit, key in UNITS.items() if (amount := getattr(entry, key)) is not None},
-    )
-
-
-def _build_unknown_price(entry: PriceEntry | str | None) -> Any:
-    return build_price(entry) if isinstance(entry, PriceEntry) else entry
 
 
 def _build_windows(entry: WindowsEntry) -> dict[int, int]:
@@ -89,7 +59,7 @@ def _build_billing(entry: BillingEntry) -> BillingRule:
         entry.on_error,
         entry.fallback_attempts,
         entry.markup,
-        _build_unknown_price(entry.unknown_price),
+        build_unknown_price(entry.unknown_price),
     )
 
 
@@ -194,7 +164,7 @@ def build_provider(
         enabled=enabled,
         reason=(reason or why_not) if not (enabled and not why_not) else "",
         configured=not why_not,
-        unknown_price=_build_unknown_price(spec.unknown_price),
+        unknown_price=build_unknown_price(spec.unknown_price),
         prefill=spec.prefill.model_dump() if spec.prefill else None,
         models_listing=spec.models.model_dump(exclude_none=True) if spec.models else None,
         http2=spec.http2,

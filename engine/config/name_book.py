@@ -7,10 +7,10 @@ that leads nowhere or in a circle is found here, not by a caller.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from engine.config.build import build_price
 from engine.config.describe import TreePath, suggest
 from engine.config.entries import Entry
 from engine.config.naming import MAX_STEPS, Ask, Naming, Rename, Rule, count_stars, list_placeholders
+from engine.config.prices import build_price
 from engine.config.schema_names import NamesFile, RuleEntry
 from engine.config.snapshot import Model, Provider
 from engine.errors import Problem

@@ -10,7 +10,6 @@ from engine.config.schema_base import (
     Count,
     CountOrNone,
     Name,
-    PriceEntry,
     Seconds,
     Strict,
     Texts,
@@ -20,6 +19,7 @@ from engine.config.schema_base import (
 from engine.config.schema_gateway import GatewayFile
 from engine.config.schema_names import NamesFile
 from engine.config.schema_policy import PolicyFile
+from engine.config.schema_price import PriceEntry
 from engine.config.schema_provider import ProviderFile
 from engine.wire.formats import SECTIONS
 

@@ -7,19 +7,15 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Discriminator,
     Field,
     PlainSerializer,
     PlainValidator,
-    Tag,
     WithJsonSchema,
-    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from engine.config.references import Unset
 from engine.secret import Secret
-from engine.wire.usage import UNITS
 
 
 class Strict(BaseModel):
@@ -135,39 +131,6 @@ def one_or_many(value: Any) -> Any:
 Texts = Annotated[tuple[str, ...], BeforeValidator(one_or_many, json_schema_input_type=str | list[str])]
 
 
-class PriceEntry(Strict):
-    """US dollars per 1M tokens of each class, and for one of each unit, as text. A class left out costs what its
-    nearest class costs; a unit left out costs nothing.
-    """
-
-    input: Usd = described("US dollars per 1M input tokens; required when no unit has a price", Decimal(0))
-    output: Usd = described("US dollars per 1M output tokens", Decimal(0))
-    cached_input: Usd | None = described("per 1M input tokens read from a cache; default: as input", None)
-    cache_write: Usd | None = described("per 1M input tokens written to a cache; default: as input", None)
-    cache_write_1h: Usd | None = described("per 1M tokens cached for an hour; default: as cache_write", None)
-    reasoning: Usd | None = described("per 1M reasoning tokens; default: as output", None)
-    audio_input: Usd | None = described("per 1M audio input tokens; default: as input", None)
-    audio_output: Usd | None = described("per 1M audio output tokens; default: as output", None)
-    request: Usd = described("US dollars per request, beside the tokens", Decimal(0))
-    per_image: Usd | None = described("US dollars per image that is made", None)
-    per_pixel: Usd | None = described("US dollars per pixel that is made", None)
-    per_second: Usd | None = described("US dollars per second of audio or video", None)
-    per_character: Usd | None = described("US dollars per character that is spoken", None)
-    per_search: Usd | None = described("US dollars per search unit", None)
-
-    @model_validator(mode="after")
-    def _refuse_no_price(self) -> "PriceEntry":
-        if not {"input", "request", *UNITS.values()} & self.model_fields_set:
-            raise PydanticCustomError("price", "`input`, `request` or the price of a unit is missing")
-        return self
-
-
 def word_or_tree(value: Any) -> str:
     """Tells a union's branches apart by shape, so that a mistake is reported in the branch that was meant."""
     return "tree" if isinstance(value, dict | BaseModel) else "word"
-
-
-UnknownPrice = Annotated[
-    Annotated[PriceEntry, Tag("tree")] | Annotated[Literal["refuse", "free"], Tag("word")],
-    Discriminator(word_or_tree),
-]

@@ -5,7 +5,8 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from engine.config.schema_base import Name, PriceEntry, Strict, Texts, described, one_or_many
+from engine.config.schema_base import Name, Strict, Texts, described, one_or_many
+from engine.config.schema_price import PriceEntry
 
 NameText = Annotated[str, Field(pattern=r"^[^\s\x00-\x1f]+$", max_length=200)]
 

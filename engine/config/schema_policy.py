@@ -14,10 +14,10 @@ from engine.config.schema_base import (
     SecondsOrNone,
     Share,
     Strict,
-    UnknownPrice,
     Usd,
     described,
 )
+from engine.config.schema_price import UnknownPrice
 
 
 class BackoffEntry(Strict):

@@ -19,12 +19,12 @@ from engine.config.schema_base import (
     TextOrUnset,
     Texts,
     Traits,
-    UnknownPrice,
     described,
     one_or_many,
     word_or_tree,
 )
 from engine.config.schema_examples import ExampleEntry
+from engine.config.schema_price import UnknownPrice
 from engine.wire.operations import Operation
 
 

@@ -127,6 +127,10 @@ class Price:
     request: Decimal = Decimal(0)
     units: Mapping[str, Decimal] = field(default_factory=dict, kw_only=True)
     """By the names of usage.UNITS; one that is not here costs nothing."""
+    tiers: tuple[tuple[int, "Price"], ...] = field(default=(), kw_only=True)
+    """(prompt tokens, what a call with more of them costs), the longest first."""
+    services: Mapping[str, "Price"] = field(default_factory=dict, kw_only=True)
+    """By the service tier that was given, where it has rates of its own."""
 
 
 @dataclass(frozen=True, slots=True)
