@@ -1,5 +1,5 @@
-"""`gatewayz keys`, `audit`, `keyring` and `migrate`: they work while the gateway runs, while it is stopped, and two at
-once.
+"""`gatewayz keys`, `audit`, `ledger`, `keyring` and `migrate`: they work while the gateway runs, while it is
+stopped, and two at once.
 """
 
 import argparse
@@ -8,6 +8,7 @@ import json
 from engine.storage.audit_commands import add_audit_commands
 from engine.storage.command_line import StorageSettings, Subparsers, finish_parser, run_work, show
 from engine.storage.key_commands import add_key_commands
+from engine.storage.ledger_commands import add_ledger_commands
 from engine.storage.migrations import migrate
 from engine.storage.postgres import Connection
 from engine.storage.ring_commands import add_ring_commands
@@ -17,6 +18,7 @@ def register(subparsers: Subparsers) -> None:
     """Add this room's commands; each sets `run`, which takes the arguments and returns the exit code."""
     add_key_commands(subparsers)
     add_audit_commands(subparsers)
+    add_ledger_commands(subparsers)
     add_ring_commands(subparsers)
     finish_parser(
         subparsers.add_parser("migrate", help="bring the database to this version"), migrate_database

@@ -9,9 +9,10 @@ from typing import Any
 from engine.secret import Secret
 from engine.storage.audit import COMMAND, Actor, Event, write_event
 from engine.storage.key_rules import KeyRules, write_rules
+from engine.storage.ledger import grant
 from engine.storage.postgres import Connection, count_change
 from engine.storage.secrets import KeyRing, generate_key
-from engine.storage.users import add_credit, get_or_create_user
+from engine.storage.users import get_or_create_user
 
 DEFAULT_USER = "owner@localhost"
 
@@ -61,7 +62,16 @@ async def issue_key(
         n = await count_change(connection)
         user_id = asked.user_id or await get_or_create_user(connection, asked.user)
         if asked.credit_usd:
-            await add_credit(connection, user_id, asked.credit_usd)
+            await grant(
+                connection,
+                f"user:{user_id}",
+                asked.credit_usd,
+                ref=f"key:{issued.id}",
+                kind="admin_credit",
+                source="house:grants",
+                description=f"with the key {asked.name}",
+                by=by.user_id,
+            )
         await connection.execute(
             "INSERT INTO api_keys (id, user_id, name, role, environment, hash, ring_id, last4, scopes,"
             " models, expires_at, changed_n, is_primary, providers, ip_allowlist, referrers, max_requests,"

@@ -1,9 +1,8 @@
-"""Users: who owns keys and credit. An address is one user, whatever its case."""
+"""Users: who owns keys. An address is one user, whatever its case."""
 
 import secrets
-from decimal import Decimal
 
-from engine.storage.postgres import Connection, count_change
+from engine.storage.postgres import Connection
 
 
 async def get_or_create_user(connection: Connection, email: str) -> str:
@@ -17,13 +16,3 @@ async def get_or_create_user(connection: Connection, email: str) -> str:
     ).fetchone()
     assert row is not None, "RETURNING gives the row in either case"
     return str(row[0])
-
-
-async def add_credit(connection: Connection, user_id: str, amount_usd: Decimal) -> None:
-    """Give a user credit, seen by every worker within a second."""
-    async with connection.transaction():
-        n = await count_change(connection)
-        await connection.execute(
-            "UPDATE users SET credit_usd = credit_usd + %s, changed_n = %s WHERE id = %s",
-            (amount_usd, n, user_id),
-        )
