@@ -135,7 +135,8 @@ async def verify_ledger(connection: Connection) -> LedgerVerdict:
         assert row is not None, "counts have one row"
         problems = [f"all entries together are {row[3]:f}, not zero"] if row[3] else []
         problems += [problem async for problem in _find_problems(connection)]
-    return LedgerVerdict(*row, problems=tuple(problems[:_MOST_PROBLEMS]))
+    movements, entries, accounts, sum_usd = row
+    return LedgerVerdict(movements, entries, accounts, sum_usd, tuple(problems[:_MOST_PROBLEMS]))
 
 
 async def _find_problems(connection: Connection) -> AsyncIterator[str]:
