@@ -21,6 +21,7 @@ ROOMS: Mapping[str, str] = {
     "render": "engine.routing.commands",
     "keys": "engine.storage.commands",
     "audit": "engine.storage.commands",
+    "ledger": "engine.storage.commands",
     "keyring": "engine.storage.commands",
     "migrate": "engine.storage.commands",
     "simulate": "engine.upstream.simulator.commands",
