@@ -40,6 +40,7 @@ from engine.routing.credentials import CoolDowns
 from engine.routing.failover import Router
 from engine.storage.answers import AnswerStore
 from engine.storage.calls import list_calls
+from engine.storage.chores import Chores
 from engine.storage.conversations import Conversations
 from engine.storage.flusher import Flusher
 from engine.storage.journal import Journal
@@ -78,6 +79,7 @@ class WorkerApp:
         ring = load_keyring(settings.home, settings.keyring, embedded=embedded)
         self._ring = ring
         self._desk = KeyDesk(self._database, ring)
+        self._chores = Chores(self._database)
         self._caps = Caps(UsageRecords(self._database), self._clock)
         self._refreshing: asyncio.Task[None] | None = None
         self._keys = KeyStore(self._database, ring, settings.home)
@@ -123,6 +125,7 @@ class WorkerApp:
             self._shared.start()
         self._vault.start()
         self._refreshing = asyncio.create_task(self._refresh_caps())
+        self._chores.start()
 
     def begin_drain(self) -> None:
         self._draining = True
@@ -133,6 +136,7 @@ class WorkerApp:
     async def stop(self) -> None:
         if self._shared is not None:
             await self._shared.stop()
+        await self._chores.stop()
         await self._answers.stop()
         await self._vault.stop()
         await self._flusher.stop()
