@@ -33,6 +33,7 @@ from engine.policies.admission import Admission, LimitStage
 from engine.policies.caps import REFRESH_EACH_S, Caps
 from engine.policies.identity import Identity
 from engine.policies.limits import Limiter
+from engine.policies.queueing import QueueStage
 from engine.policies.shared_limits import SCRIPT, SharedLimiter
 from engine.routing.balance import Latencies
 from engine.routing.breaker import Breakers
@@ -100,10 +101,13 @@ class WorkerApp:
         self._redis, self._shared = self._share_limits(gateway.redis.url.reveal(), worker)
         self._limiter = self._shared.local if self._shared else Limiter(worker=worker, workers=workers)
         self.open_calls = OpenCalls()
+        self._queue = QueueStage(self._clock, workers, self.metrics.observe_wait)
         identity = Identity(self._keys, settings.admin_key)
         rooms = Rooms(
             identity=identity,
-            admission=Admission([LimitStage(self._shared or self._limiter, self._clock), self._caps]),
+            admission=Admission(
+                [self._queue, LimitStage(self._shared or self._limiter, self._clock), self._caps]
+            ),
             exchange=self._exchange,
             router=Router(self._breakers, CoolDowns(), Latencies(), self._clock, random.random),
             books=Books(self._journal, self._clock, (self._count_call, self._log_call)),
@@ -250,6 +254,8 @@ class WorkerApp:
         metrics.watch("gatewayz_config_revision_info", lambda: {self._runtime.snapshot.version: 1})
         metrics.watch("gatewayz_breaker_state", self._read_breakers)
         metrics.watch("gatewayz_limit_identities", lambda: as_reading(self._limiter.count_identities()))
+        metrics.watch("gatewayz_queue_active", lambda: self._queue.active)
+        metrics.watch("gatewayz_queue_queued", lambda: self._queue.queued)
         metrics.watch("gatewayz_log_lines_dropped_total", lambda: self.log.dropped)
         metrics.watch("gatewayz_stored_answers_total", lambda: as_reading(self._answers.counts))
         metrics.watch("gatewayz_provider_state_total", lambda: as_reading(self._vault.counts))

@@ -5,7 +5,7 @@
     │                              NotFound 404 · BodyTooLarge 413 · WrongMediaType 415 · Unpriced 422
     │                              LimitExceeded 429 · ClientGone 499 (log only)
     ├── the provider's             UpstreamBroke 502 · UpstreamTimedOut 504 · UpstreamRefused (its own status)
-    └── the installation's         NobodyAvailable 503 · DependencyAway 503 · NotBuilt 501
+    └── the installation's         NobodyAvailable 503 (ServerOverloaded) · DependencyAway 503 · NotBuilt 501
     UpstreamFailure                one attempt failed; routing decides what that means
     ConfigRefused                  the YAML is wrong; carries every Problem with file, line and column
 
@@ -126,6 +126,12 @@ class UpstreamRefused(GatewayError):
 
 class NobodyAvailable(GatewayError):
     status, type, code = 503, "overloaded_error", "no_provider_available"
+
+
+class ServerOverloaded(NobodyAvailable):
+    """As many calls wait for a place as may, or one has waited for too long."""
+
+    code = "server_overload"
 
 
 class DependencyAway(GatewayError):

@@ -22,7 +22,7 @@ from engine.billing.books import Books, estimate_input_tokens, measure_usage
 from engine.call import Attempt, Call
 from engine.config.snapshot import Timeouts
 from engine.errors import ClientGone, GatewayError, GatewayMistake, NobodyAvailable, UpstreamFailure
-from engine.policies.admission import Admission
+from engine.policies.admission import Admission, limits_tokens
 from engine.policies.identity import Headers, Identity
 from engine.routing.attempts import Attempts, takes_state
 from engine.routing.failover import Delivery, Router
@@ -124,10 +124,7 @@ def needs_estimate(call: Call, plan: Plan) -> bool:
     """Whether anybody asks how long the prompt is: a limit on tokens, the choice of the cheapest, the client."""
     if len(plan.targets) > 1 and plan.model.strategy == "cheapest":
         return True
-    bounds = call.caller.bounds if call.caller is not None else None
-    if bounds is not None and bounds.limit is not None and bounds.limit.tokens:
-        return True
-    return plan.policy.limits_tokens or call.door.format.tells_estimate
+    return limits_tokens(call, plan.policy) or call.door.format.tells_estimate
 
 
 async def end_in_error(

@@ -25,7 +25,7 @@ from engine.config.yamltree import parse_document
 from engine.wire.formats import SECTIONS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-DOCS = ("docs/configuration.md", "docs/templates.md", "docs/commands.md", "docs/commerce.md")
+DOCS = ("docs/configuration.md", "docs/templates.md", "docs/commands.md", "docs/commerce.md", "docs/limits.md")
 PART = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Schema = Mapping[str, Any]
@@ -98,7 +98,7 @@ def write_table(header: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str
 
 def write_keys(kind: str) -> str:
     schema = FILES[kind].model_json_schema(mode="validation")
-    lister = KeyLister(schema["$defs"], {} if kind == "model" else ELSEWHERE)
+    lister = KeyLister(schema.get("$defs", {}), {} if kind == "model" else ELSEWHERE)
     return write_table(("key", "type", "default", "meaning"), lister.list_keys(schema, ""))
 
 

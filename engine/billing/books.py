@@ -19,7 +19,7 @@ from engine.wire.usage import Usage
 Record = dict[str, Any]
 NOTHING = Usage()
 _TEXTS = ("text", "arguments")
-_CONTENTS = ("content", "output", "summary")
+_CONTENTS = ("content", "output", "summary", "parts")
 _DEEPEST = 4
 CHARGED_AS_DELIVERED = ("delivered", "provider")
 
@@ -99,7 +99,10 @@ def measure_usage(call: Call, reader: AnswerReader | None) -> Usage | None:
     return replace(usage, units={**asked, **usage.units}) if asked else usage
 
 
-_PROMPTS = frozenset(("instructions", "prompt", "input", "texts", "query", "documents"))
+_PROMPTS = frozenset(
+    ("instructions", "prompt", "input", "texts", "query", "documents")
+    + ("system", "contents", "systemInstruction", "system_instruction")
+)
 
 
 def estimate_input_tokens(request: dict[str, Any]) -> int:
@@ -114,7 +117,7 @@ def estimate_input_tokens(request: dict[str, Any]) -> int:
         if isinstance(value, list) and value and isinstance(value[0], int):
             characters += 4 * len(value)
         else:
-            characters += _count_characters(value)
+            characters += _count_characters([value] if isinstance(value, dict) else value)
     return -(-characters // 4)
 
 

@@ -37,7 +37,7 @@ from engine.secret import Secret
 from engine.wire.fixes import ParamFixes, When
 from engine.wire.messages import MessageFixes
 
-_WINDOWS_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
+_WINDOWS_S = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "month": 2_592_000}
 REASONING_FIRST_TOKEN_S = 120.0
 """First-token clock of a model with capability `reasoning` whose policy leaves that clock at its default."""
 _DEFAULT_FIRST_TOKEN_S = TimeoutsEntry().first_token_s

@@ -9,8 +9,10 @@ from collections.abc import Mapping
 
 from engine.config.schema_base import Strict
 from engine.config.schema_plan import PlanFile
+from engine.config.schema_queue import QueueFile
 
 DECLARED: Mapping[str, type[Strict]] = {
     "plan": PlanFile,
+    "queue": QueueFile,
 }
 """The key that names a thing of the kind, and its schema."""

@@ -5,6 +5,7 @@ An IPv4 address that is written as IPv6 (`::ffff:10.0.0.1`) is the IPv4 address.
 
 import ipaddress
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
 IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -48,6 +49,15 @@ def read_address(text: str) -> IPAddress | None:
         return None
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address
+
+
+@lru_cache(4096)
+def group_address(text: str) -> str:
+    """Whom limits count an address for: of IPv6 the /64, which is one customer's, and every address without a name."""
+    address = read_address(text)
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
+    return text or "unknown" if address is None else str(address)
 
 
 def find_client(peer: str, forwarded: Sequence[str], trusted: Networks) -> str:

@@ -3,22 +3,13 @@
 from decimal import Decimal
 from typing import Literal
 
-from engine.config.schema_base import Count, Name, Share, Strict, Usd, described
-from engine.config.schema_policy import ScopeLimitEntry, WindowsEntry
+from engine.config.schema_base import Name, Share, Strict, Usd, described
+from engine.config.schema_policy import ScopeLimitEntry
 
 
 class PlanPrice(Strict):
     month: Usd = described("US dollars for a month, as text", Decimal(0))
     year: Usd | None = described("US dollars for a year, as text; nothing: not sold by the year", None)
-
-
-class PlanWindows(WindowsEntry):
-    month: Count | None = described("at most this many in a calendar month (UTC)", None)
-
-
-class PlanLimits(ScopeLimitEntry):
-    requests: PlanWindows = described("requests per window", PlanWindows())
-    tokens: PlanWindows = described("tokens per window", PlanWindows())
 
 
 class PlanStripe(Strict):
@@ -40,7 +31,7 @@ class PlanFile(Strict):
     allowance_usd: Usd = described(
         "US dollars of usage it brings each month; what is left of them does not stay", Decimal(0)
     )
-    limits: PlanLimits = described("quotas of a payer, all keys together", PlanLimits())
+    limits: ScopeLimitEntry = described("quotas of a payer, all keys together", ScopeLimitEntry())
     environments: Share = described("share of the quotas for test, staging and development keys", 0.5)
     priority: Literal["critical", "high", "medium", "low", "background"] = described(
         "whose calls go first when places are few", "medium"

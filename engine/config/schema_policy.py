@@ -76,6 +76,7 @@ class WindowsEntry(Strict):
     minute: Count | None = described("at most this many in any minute", None)
     hour: Count | None = described("at most this many in any hour", None)
     day: Count | None = described("at most this many in any 24 hours", None)
+    month: Count | None = described("at most this many in any 30 days", None)
 
 
 class ScopeLimitEntry(Strict):

@@ -9,9 +9,10 @@ from types import TracebackType
 from typing import Protocol
 
 from engine.call import Call
+from engine.config.networks import group_address
 from engine.config.snapshot import Limit, Policy
 from engine.policies.limits import Grant, Limiter
-from engine.policies.refusals import HeaderPairs
+from engine.policies.refusals import BURST_HEADER, HeaderPairs, LimitReached
 from engine.policies.shared_limits import SharedGrant, SharedLimiter
 from engine.wire.operations import WRITING
 
@@ -88,11 +89,19 @@ class LimitStage:
         tokens = reserve_tokens(call, policy) if limits_tokens(call, policy) else 0
         limiter, now = self._limiter, self._clock()
         grant: Grant | SharedGrant
-        if isinstance(limiter, SharedLimiter):
-            grant = await limiter.take(scopes, tokens, now, policy.when_redis_away)
-        else:
-            grant = limiter.take(scopes, tokens, now)
+        burst = min((limit.burst for _, _, limit in scopes if limit.burst is not None), default=None)
+        try:
+            if isinstance(limiter, SharedLimiter):
+                grant = await limiter.take(scopes, tokens, now, policy.when_redis_away)
+            else:
+                grant = limiter.take(scopes, tokens, now)
+        except LimitReached as reached:
+            if burst is not None:
+                reached.headers[BURST_HEADER] = f"{burst} per 1 seconds"
+            raise
         headers += grant.headers(now)
+        if burst is not None:
+            headers.append((BURST_HEADER.encode(), b"%d per 1 seconds" % burst))
         return LimitPlace(grant, self._clock)
 
 
@@ -122,7 +131,9 @@ def limits_tokens(call: Call, policy: Policy) -> bool:
 def find_scopes(call: Call, policy: Policy) -> Scopes:
     """Whom the limits count this call for. A key's own limit counts beside the policy's: the tighter one holds."""
     scopes = [
-        (scope, _IDENTIFY[scope](call), limit) for scope, limit in policy.limits.items() if scope in _IDENTIFY
+        (scope, identity, limit)
+        for scope, limit in policy.limits.items()
+        if (identity := _IDENTIFY[scope](call))
     ]
     own = find_own_limit(call)
     if own is not None:
@@ -132,11 +143,18 @@ def find_scopes(call: Call, policy: Policy) -> Scopes:
 
 def reserve_tokens(call: Call, policy: Policy) -> int:
     """The estimate that is counted up front: the prompt and what the caller allows, never the model's limit."""
-    request = call.request
-    wanted = request.get("max_completion_tokens") or request.get("max_tokens")
+    return call.input_estimate + expect_output(call, policy)
+
+
+def expect_output(call: Call, policy: Policy) -> int:
+    """Tokens of the answer as far as its caller limits it, in whatever dialect; else what the policy assumes."""
     if call.operation not in WRITING:
-        wanted = 0
-    return call.input_estimate + (wanted if isinstance(wanted, int) else policy.assume_output_tokens)
+        return 0
+    read = call.door.format.client.asked_output
+    wanted = read(call.request) if read is not None else None
+    if isinstance(wanted, int) and not isinstance(wanted, bool) and wanted >= 0:
+        return wanted
+    return policy.assume_output_tokens
 
 
 def _name_key(call: Call) -> str:
@@ -147,6 +165,10 @@ def _name_user(call: Call) -> str:
     return call.caller.user_id if call.caller else ""
 
 
+def _name_team(call: Call) -> str:
+    return call.caller.team_id if call.caller else ""
+
+
 def _name_model(call: Call) -> str:
     return call.model.name if call.model else ""
 
@@ -155,6 +177,8 @@ _IDENTIFY: dict[str, Callable[[Call], str]] = {
     "key": _name_key,
     "user": _name_user,
     "model": _name_model,
-    "ip": lambda call: call.client_ip,
+    "team": _name_team,
+    "ip": lambda call: group_address(call.client_ip),
     "system": lambda call: "all",
 }
+"""For whom a scope counts a call; "" for nobody: a key of no team counts for none."""

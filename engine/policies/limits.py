@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from math import inf
 from typing import TYPE_CHECKING
 
-from engine.policies.refusals import HEADER_NAMES, HeaderPairs, LimitReached, Reached, refuse
+from engine.policies.refusals import HEADER_NAMES, HeaderPairs, LimitReached, Reached, name_facts, refuse
 from engine.policies.shelf import Counters, Entries, Shelf
 from engine.policies.windows import Window
 
@@ -185,15 +185,11 @@ def _list_reached(scope: str, counters: Counters, tokens: int, now: float) -> It
 def write_headers(held: list[Counters], now: float) -> HeaderPairs:
     """The x-ratelimit-* headers: of each kind the window with the least left, over all scopes."""
     headers: HeaderPairs = []
-    for kind, (limit_name, remaining_name, reset_name) in HEADER_NAMES.items():
+    for kind in HEADER_NAMES:
         tightest = find_tightest(held, kind, now)
         if tightest is not None:
             number, remaining, window = tightest
-            headers += (
-                (limit_name, b"%d" % number),
-                (remaining_name, b"%d" % remaining),
-                (reset_name, b"%d" % window.reset_s(now)),
-            )
+            headers += name_facts(kind, number, remaining, window.reset_s(now))
     return headers
 
 

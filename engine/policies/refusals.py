@@ -6,19 +6,32 @@ from math import ceil, inf
 from engine.errors import LimitExceeded
 
 HeaderPairs = list[tuple[bytes, bytes]]
-WINDOW_NAMES = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
+WINDOW_NAMES = {1: "second", 60: "minute", 3600: "hour", 86400: "day", 2592000: "month"}
+_FACTS = ("limit", "remaining", "reset")
 HEADER_NAMES = {
-    kind: tuple(f"x-ratelimit-{fact}-{kind}".encode() for fact in ("limit", "remaining", "reset"))
-    for kind in ("requests", "tokens")
+    kind: tuple(f"x-ratelimit-{fact}-{kind}".encode() for fact in _FACTS) for kind in ("requests", "tokens")
 }
+_COMMON_NAMES = tuple(f"ratelimit-{fact}".encode() for fact in _FACTS)
+"""The requests once more, where libraries look that know no gateway."""
+BURST_HEADER = "x-ratelimit-burst-window"
+PLAN = "plan"
+_SPANS = {3600: "hourly", 86400: "daily", 2592000: "monthly"}
 WHOM = {
     "key": "this key",
     "user": "this user",
     "team": "this team",
     "model": "this model",
+    "plan": "this plan",
     "ip": "this address",
     "system": "the whole gateway",
 }
+
+
+def name_facts(kind: str, number: int, remaining: int, reset_s: int) -> HeaderPairs:
+    """The headers that tell how much of a kind there is, how much is left, and when that begins to grow."""
+    values = (b"%d" % number, b"%d" % remaining, b"%d" % reset_s)
+    pairs = list(zip(HEADER_NAMES[kind], values, strict=True))
+    return [*pairs, *zip(_COMMON_NAMES, values, strict=True)] if kind == "requests" else pairs
 
 
 class LimitReached(LimitExceeded):
@@ -68,6 +81,8 @@ def _word(reached: Reached, tokens: int) -> tuple[str, str]:
             f"{whom} may have {number} calls running at once and has as many.",
         )
     window = WINDOW_NAMES.get(reached.size_s, f"{reached.size_s} seconds")
+    if reached.scope == PLAN and reached.size_s in _SPANS:
+        return _word_quota(reached, tokens)
     if reached.kind == "r":
         return "rate_limit_exceeded", f"the limit of {number} requests per {window} for {whom} is used up."
     limit = f"the limit of {number} tokens per {window} for {whom}"
@@ -79,3 +94,12 @@ def _word(reached: Reached, tokens: int) -> tuple[str, str]:
         left = max(0, number - reached.total)
         sentence = f"this call reserves {tokens} tokens and {limit} has {left} left."
     return "token_rate_limit", sentence
+
+
+def _word_quota(reached: Reached, tokens: int) -> tuple[str, str]:
+    span, kind = _SPANS[reached.size_s], "request" if reached.kind == "r" else "token"
+    window, left = WINDOW_NAMES[reached.size_s], max(0, reached.number - reached.total)
+    sentence = f"{span} {kind} limit exceeded: the plan has {reached.number} {kind}s per {window}"
+    if kind == "token":
+        sentence += f", {left} are left, and this call reserves {tokens}"
+    return f"{span}_quota_exceeded", f"{sentence}."

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from engine.policies.refusals import HEADER_NAMES, HeaderPairs
+from engine.policies.refusals import HeaderPairs, name_facts
 from engine.policies.shelf import Entries
 from engine.storage.redis import Word
 
@@ -43,9 +43,7 @@ def write_entries(entries: Entries) -> bytes:
 def write_headers(facts: Sequence[int]) -> HeaderPairs:
     """Number, remaining and reset of the tightest window, for requests and then for tokens; -1: there is none."""
     headers: HeaderPairs = []
-    for names, start in ((HEADER_NAMES["requests"], 0), (HEADER_NAMES["tokens"], 3)):
+    for kind, start in (("requests", 0), ("tokens", 3)):
         if facts[start] >= 0:
-            headers += [
-                (name, b"%d" % fact) for name, fact in zip(names, facts[start : start + 3], strict=True)
-            ]
+            headers += name_facts(kind, *facts[start : start + 3])
     return headers

@@ -14,6 +14,7 @@ Dump = dict[str, list[list[Any]]]
 
 CALL_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 FIRST_TOKEN_BUCKETS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)
+QUEUE_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 TOKEN_CLASSES = CLASSES
 PAIRS_KEPT = 500
 OTHER = "other"
@@ -89,6 +90,15 @@ FAMILIES: Mapping[str, Family] = {
         _gauge("gatewayz_journal_records", "sum", "Call records on their way to the database.", "state"),
         _gauge("gatewayz_dependency_up", "min", "1 while every worker reaches it.", "name"),
         _gauge("gatewayz_limit_identities", "sum", "Identities whose use is remembered.", "scope"),
+        _gauge("gatewayz_queue_active", "sum", "Calls that hold a place of the queue; 0 while it is off."),
+        _gauge("gatewayz_queue_queued", "sum", "Calls that wait for one."),
+        Family(
+            "gatewayz_queue_wait_seconds",
+            "histogram",
+            "Seconds that calls which were let in had waited, by class.",
+            ("priority",),
+            buckets=QUEUE_BUCKETS,
+        ),
         _gauge("gatewayz_config_revision_info", "max", "1 for each revision in force.", "revision"),
         _gauge("gatewayz_workers", "sum", "Worker processes that answered."),
         _gauge("gatewayz_process_resident_bytes", "sum", "Resident memory of the workers."),

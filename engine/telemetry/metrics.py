@@ -19,6 +19,7 @@ from engine.telemetry.families import (
     FIRST_TOKEN_BUCKETS,
     OTHER,
     PAIRS_KEPT,
+    QUEUE_BUCKETS,
     TOKEN_CLASSES,
     Dump,
     keep_counters,
@@ -112,6 +113,7 @@ class Metrics:
         self._other = Pair()
         self._events_dropped = 0
         self._config_refusals = 0
+        self._waits: dict[str, tuple[list[int], list[float]]] = {}
         self._watched: dict[str, Callable[[], Reading]] = {}
 
     def count_call(self, surface: str, status: int) -> None:
@@ -153,6 +155,14 @@ class Metrics:
     def count_event_dropped(self, events: int = 1) -> None:
         self._events_dropped += events
 
+    def observe_wait(self, priority: str, seconds: float) -> None:
+        """A call of this class was let out of the queue."""
+        if priority not in self._waits:
+            self._waits[priority] = ([0] * (len(QUEUE_BUCKETS) + 1), [0.0])
+        counts, total = self._waits[priority]
+        counts[bisect_left(QUEUE_BUCKETS, seconds)] += 1
+        total[0] += seconds
+
     def count_config_refusal(self) -> None:
         self._config_refusals += 1
 
@@ -173,6 +183,9 @@ class Metrics:
             "gatewayz_refusals_total": [[[code], n] for code, n in self._refusals.items()],
             "gatewayz_stream_events_dropped_total": [[[], self._events_dropped]],
             "gatewayz_config_refusals_total": [[[], self._config_refusals]],
+            "gatewayz_queue_wait_seconds": [
+                [[priority], [list(counts), total[0]]] for priority, (counts, total) in self._waits.items()
+            ],
             "gatewayz_workers": [[[], 1]],
             "gatewayz_process_resident_bytes": [[[], read_resident_bytes()]],
             "gatewayz_process_cpu_seconds_total": [[[], time.process_time()]],

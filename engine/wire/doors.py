@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from engine.wire.framing import MEDIA_TYPES
-from engine.wire.paths import Getter, PathRefused, compile_path, split_plain_path
+from engine.wire.paths import Getter, PathRefused, compile_first, compile_path, split_plain_path
 
 if TYPE_CHECKING:
     from engine.wire.formats import Format
@@ -60,6 +60,8 @@ class ClientSide:
     stream_key: str | None = None
     """The key of a body that asks for a stream."""
     usage_asked: Getter | None = None
+    asked_output: Getter | None = None
+    """Reads from a body how many tokens its answer may have."""
     passes_headers: frozenset[bytes] = frozenset()
     verbatim: frozenset[str] | None = None
     """Keys may be written with underscores, too, except below these; None: there is one spelling."""
@@ -78,12 +80,22 @@ def compile_client_side(tree: Mapping[str, Any], problems: Problems) -> ClientSi
         common=bool(tree.get("common")),
         stream_key=next(iter(flag), None) if isinstance(flag, Mapping) else None,
         usage_asked=_compile_usage_asked(tree, problems),
+        asked_output=_compile_asked_output(tree, problems),
         passes_headers=frozenset(name.encode() for name in _read_header_names(tree, problems)),
         verbatim=_read_verbatim(tree, problems),
         key_parameter=str(tree.get("key_parameter", "")),
         request_id_header=str(tree.get("request_id_header", "")).lower().encode(),
         catalogs=tuple(_compile_catalogs(tree, problems)),
     )
+
+
+def _compile_asked_output(tree: Mapping[str, Any], problems: Problems) -> Getter | None:
+    texts = tree.get("asked_output")
+    try:
+        return None if texts is None else compile_first(texts)
+    except PathRefused as error:
+        problems.append((("asked_output",), str(error)))
+        return None
 
 
 def _compile_usage_asked(tree: Mapping[str, Any], problems: Problems) -> Getter | None:

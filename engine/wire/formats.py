@@ -56,6 +56,7 @@ SECTIONS: Mapping[str, str] = {
     "common": "true: examples and commands take requests of its operation in this format unless told otherwise",
     "catalog": "how its clients see the list of models: path, shared_path, header, list, one",
     "usage_asked": "JSONPath of what asks for usage in a stream; default: the dialect always shows it",
+    "asked_output": "where a body says how long the answer may be: JSONPath, or a list of which the first counts",
     "passes_headers": "headers of a client that go on to a provider of the same wire",
     "camel_case_except": "clients may write keys with underscores, too: the keys below which they stay as they are",
     "key_parameter": "the query parameter in which clients may send their API key",

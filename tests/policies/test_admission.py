@@ -6,13 +6,17 @@ from typing import Any
 
 import pytest
 
+from engine.billing.books import estimate_input_tokens
 from engine.call import Call, Caller
 from engine.errors import LimitExceeded
-from engine.policies.admission import Admission, LimitStage, find_scopes, reserve_tokens
+from engine.policies.admission import Admission, LimitStage, expect_output, find_scopes, reserve_tokens
 from engine.policies.limits import Limiter
+from engine.policies.refusals import LimitReached
 from engine.storage.key_rules import compile_bounds
+from engine.wire.doors import Door
 from engine.wire.usage import Usage
 from tests.routing.things import DOOR, make_door, make_model, make_policy, make_snapshot, make_target
+from tests.wire.formats_at_hand import load_format
 
 ONE_AT_A_TIME = make_policy(limits={"key": {"concurrency": 1}})
 
@@ -107,10 +111,13 @@ async def test_a_policy_without_limits_asks_nobody() -> None:
 
 
 def test_each_scope_counts_for_its_own_name() -> None:
-    names = ("key", "user", "model", "ip", "system")
+    names = ("key", "user", "team", "model", "ip", "system")
     policy = make_policy(limits={name: {"concurrency": 9} for name in names})
-    found = {scope: identity for scope, identity, _ in find_scopes(make_call(), policy)}
-    assert found == {"key": "key_1", "user": "user_1", "model": "m", "ip": "10.0.0.1", "system": "all"}
+    expected = {"key": "key_1", "user": "user_1", "model": "m", "ip": "10.0.0.1", "system": "all"}
+    assert {scope: identity for scope, identity, _ in find_scopes(make_call(), policy)} == expected
+    of_team = make_call(Caller("key_1", "user_1", team_id="team_1"))
+    found = {scope: identity for scope, identity, _ in find_scopes(of_team, policy)}
+    assert found == {**expected, "team": "team_1"}
 
 
 @pytest.mark.parametrize(
@@ -127,7 +134,7 @@ def test_the_prompt_and_what_the_caller_allows_are_reserved(
     request_body: dict[str, Any], operation: str, tokens: int
 ) -> None:
     call = make_call(**request_body)
-    call.door = make_door(operation)
+    call.door = DOOR if operation == "chat" else make_door(operation)
     assert reserve_tokens(call, make_policy()) == tokens
 
 
@@ -152,3 +159,67 @@ async def test_a_keys_own_limit_holds_where_the_policy_has_none() -> None:
     with pytest.raises(LimitExceeded):
         async with admission.admit(make_call(caller, max_tokens=500), make_policy()):
             pass
+
+
+async def test_a_month_is_thirty_days_and_slides() -> None:
+    admission, clock = make_admission()
+    policy = make_policy(limits={"user": {"requests": {"month": 2}}})
+    for day in (0, 10):
+        clock.now = day * 86400.0
+        async with admission.admit(make_call(), policy):
+            pass
+    clock.now = 29.9 * 86400
+    with pytest.raises(LimitExceeded) as refused:
+        async with admission.admit(make_call(), policy):
+            pass
+    assert "2 requests per month" in refused.value.message
+    assert refused.value.retry_after_s == pytest.approx(0.1 * 86400, abs=1)
+    clock.now = 30.01 * 86400
+    async with admission.admit(make_call(), policy):
+        pass
+
+
+async def test_answers_and_refusals_tell_the_limits_where_any_client_looks() -> None:
+    admission, _ = make_admission()
+    policy = make_policy(limits={"key": {"requests": {"minute": 1}, "burst": 7}})
+    async with admission.admit(make_call(), policy) as headers:
+        told = {name.decode(): value.decode() for name, value in headers}
+    with pytest.raises(LimitReached) as refused:
+        async with admission.admit(make_call(), policy):
+            pass
+    for shown in (told, refused.value.headers):
+        assert shown["x-ratelimit-limit-requests"] == shown["ratelimit-limit"] == "1"
+        assert shown["x-ratelimit-remaining-requests"] == shown["ratelimit-remaining"] == "0"
+        assert shown["x-ratelimit-reset-requests"] == shown["ratelimit-reset"] == "60"
+        assert shown["x-ratelimit-burst-window"] == "7 per 1 seconds"
+
+
+SAID = "Say so." * 20
+
+
+@pytest.mark.parametrize(
+    ("format", "body", "most"),
+    [
+        ("openai-chat", {"messages": [{"role": "user", "content": SAID}], "max_completion_tokens": 9}, 9),
+        ("openai-chat", {"messages": [{"role": "user", "content": SAID}], "max_tokens": 9}, 9),
+        ("openai-completions", {"prompt": SAID, "max_tokens": 9}, 9),
+        ("openai-responses", {"input": SAID, "max_output_tokens": 9}, 9),
+        ("anthropic-messages", {"system": SAID, "messages": [], "max_tokens": 9}, 9),
+        ("gemini", {"contents": [{"parts": [{"text": SAID}]}], "generationConfig": {"maxOutputTokens": 9}}, 9),
+        ("gemini", {"system_instruction": {"parts": [{"text": SAID}]},
+                    "generation_config": {"max_output_tokens": 9}}, 9),
+        ("bedrock-converse", {"messages": [{"content": [{"text": SAID}]}],
+                              "inferenceConfig": {"maxTokens": 9}}, 9),
+        ("cohere", {"messages": [{"role": "user", "content": SAID}], "max_tokens": 9}, 9),
+        ("anthropic-messages", {"system": SAID, "messages": []}, 4096),
+        ("openai-responses", {"input": SAID, "max_output_tokens": True}, 4096),
+    ],
+)  # fmt: skip
+def test_every_dialect_is_read_for_its_prompt_and_the_longest_answer(
+    format: str, body: dict[str, Any], most: int
+) -> None:
+    call = make_call()
+    spoken = load_format(format)
+    call.door, call.request = Door(spoken, spoken.client.serves[0]), body
+    assert estimate_input_tokens(body) == 35
+    assert expect_output(call, make_policy()) == most

@@ -34,6 +34,9 @@ def test_the_request_over_the_number_is_refused_with_scope_window_and_number() -
         "x-ratelimit-limit-requests": "2",
         "x-ratelimit-remaining-requests": "0",
         "x-ratelimit-reset-requests": "40",
+        "ratelimit-limit": "2",
+        "ratelimit-remaining": "0",
+        "ratelimit-reset": "40",
     }
     refusal(limiter, one(limit), 0, 159.9)
     limiter.take(one(limit), 0, 160.0)
@@ -64,6 +67,9 @@ def test_headers_show_the_tightest_window_and_leave_a_burst_that_has_room_out() 
         b"x-ratelimit-limit-requests": b"10",
         b"x-ratelimit-remaining-requests": b"9",
         b"x-ratelimit-reset-requests": b"60",
+        b"ratelimit-limit": b"10",
+        b"ratelimit-remaining": b"9",
+        b"ratelimit-reset": b"60",
         b"x-ratelimit-limit-tokens": b"500",
         b"x-ratelimit-remaining-tokens": b"380",
         b"x-ratelimit-reset-tokens": b"60",
@@ -337,3 +343,19 @@ def test_retry_after_is_true_to_the_second(calls: list[tuple[float, str, int, in
         if error.retry_after_s > 1:
             refusal(conversation.limiter, scopes, 60, now + error.retry_after_s - 1.001)
         conversation.limiter.take(scopes, 60, now + error.retry_after_s + 1e-6)  # sums of floats
+
+
+def test_a_plans_quota_is_refused_in_its_own_words() -> None:
+    limiter, limit = Limiter(), Limit({86400: 1, 2592000: 2}, {3600: 10})
+    scopes = one(limit, "plan", "user:u")
+    limiter.take(scopes, 4, 0.0)
+    error = refusal(limiter, scopes, 4, 10.0)
+    assert error.code == "daily_quota_exceeded"
+    assert error.message.startswith("Daily request limit exceeded: the plan has 1 requests per day.")
+    limiter.take(scopes, 4, 86400.0)
+    error = refusal(limiter, scopes, 4, 2 * 86400.0)
+    assert error.code == "monthly_quota_exceeded"
+    assert error.message.startswith("Monthly request limit exceeded")
+    error = refusal(Limiter(), scopes, 11, 0.0)
+    assert (error.code, error.retry_after_s) == ("hourly_quota_exceeded", None)
+    assert "Hourly token limit exceeded" in error.message

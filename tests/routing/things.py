@@ -30,6 +30,7 @@ FORMAT: Format = compile_format(
         "framing": "sse",
         "serves": [{"path": "/v1/chat/completions"}],
         "stream_flag": {"stream": True},
+        "asked_output": ["$.max_completion_tokens", "$.max_tokens"],
         "keepalive": ": keep-alive\n\n",
         "read_request": {"model": "{{ body.model }}", "turns": []},
         "write_reply": {"id": "{{ answer.id }}"},
