@@ -25,7 +25,13 @@ from engine.config.yamltree import parse_document
 from engine.wire.formats import SECTIONS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-DOCS = ("docs/configuration.md", "docs/templates.md", "docs/commands.md", "docs/commerce.md", "docs/limits.md")
+DOCS = (
+    "docs/configuration.md",
+    "docs/templates.md",
+    "docs/commands.md",
+    "docs/commerce.md",
+    "docs/limits.md",
+)
 PART = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Schema = Mapping[str, Any]
