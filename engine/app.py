@@ -29,6 +29,7 @@ from engine.http.keys import KeyRoutes
 from engine.http.monitoring import Monitoring, Readiness
 from engine.http.provider_keys import ProviderKeyRoutes
 from engine.http.routes import Routes
+from engine.mail.sender import MailSender
 from engine.policies.admission import Admission, LimitStage
 from engine.policies.caps import REFRESH_EACH_S, Caps
 from engine.policies.identity import Identity
@@ -96,6 +97,8 @@ class WorkerApp:
         )
         self._upstreams = Upstreams(proxies=read_proxies(read_environment()))
         self._exchange = Exchange(self._upstreams)
+        folder = settings.config_path.absolute().parent
+        self._mail = MailSender(self._database, ring, self._upstreams, self._read_snapshot, folder)
         self._breakers = Breakers()
         workers = runtime.snapshot.server.workers
         self._redis, self._shared = self._share_limits(gateway.redis.url.reveal(), worker)
@@ -128,6 +131,7 @@ class WorkerApp:
         if self._shared is not None:
             self._shared.start()
         self._vault.start()
+        self._mail.start()
         self._refreshing = asyncio.create_task(self._refresh_caps())
         self._chores.start()
 
@@ -141,6 +145,7 @@ class WorkerApp:
         if self._shared is not None:
             await self._shared.stop()
         await self._chores.stop()
+        await self._mail.stop()
         await self._answers.stop()
         await self._vault.stop()
         await self._flusher.stop()
@@ -258,6 +263,7 @@ class WorkerApp:
         metrics.watch("gatewayz_queue_queued", lambda: self._queue.queued)
         metrics.watch("gatewayz_log_lines_dropped_total", lambda: self.log.dropped)
         metrics.watch("gatewayz_stored_answers_total", lambda: as_reading(self._answers.counts))
+        metrics.watch("gatewayz_mails_total", lambda: as_reading(self._mail.counts))
         metrics.watch("gatewayz_provider_state_total", lambda: as_reading(self._vault.counts))
 
     def _read_dependencies(self) -> dict[str | tuple[str, ...], float]:

@@ -25,12 +25,10 @@ from engine.config.yamltree import parse_document
 from engine.wire.formats import SECTIONS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-DOCS = (
-    "docs/configuration.md",
-    "docs/templates.md",
-    "docs/commands.md",
-    "docs/commerce.md",
-    "docs/limits.md",
+DOCS = tuple(
+    f"docs/{path.name}"
+    for path in sorted((ROOT / "docs").glob("*.md"))
+    if "<!-- generated: " in path.read_text()
 )
 PART = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -8,10 +8,12 @@ column come with it.
 from collections.abc import Mapping
 
 from engine.config.schema_base import Strict
+from engine.config.schema_mail import MailFile
 from engine.config.schema_plan import PlanFile
 from engine.config.schema_queue import QueueFile
 
 DECLARED: Mapping[str, type[Strict]] = {
+    "mail": MailFile,
     "plan": PlanFile,
     "queue": QueueFile,
 }

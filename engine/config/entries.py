@@ -18,6 +18,7 @@ OPTIONAL_PLACES = frozenset({"auth", "base_url", "variables"})
 SECRET_PLACES = {
     "provider": frozenset({"auth", "headers"}),
     "gateway": frozenset({"database", "redis", "sinks", "billing"}),
+    "mail": frozenset({"headers", "password"}),
 }
 _NOWHERE: frozenset[str] = frozenset()
 

@@ -31,7 +31,9 @@ def rotate_ring(args: argparse.Namespace) -> int:
         if args.format == "json":
             show(json.dumps(asdict(done)))
         else:
-            show(f"{done.provider_keys} provider keys and {done.states} states are encrypted anew")
+            show(
+                f"{done.provider_keys} provider keys, {done.states} states and {done.mails} mails are encrypted anew"
+            )
         if done.api_keys_under_older_entries:
             say(
                 f"{done.api_keys_under_older_entries} API keys need an older entry until they are used next: "

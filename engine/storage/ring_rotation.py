@@ -22,6 +22,7 @@ class Rotated:
 
     provider_keys: int = 0
     states: int = 0
+    mails: int = 0
     unreadable: int = 0
     api_keys_under_older_entries: int = 0
 
@@ -31,6 +32,7 @@ async def encrypt_anew(connection: Connection, ring: KeyRing) -> Rotated:
     done = Rotated()
     await _renew_provider_keys(connection, ring, done)
     await _renew_states(connection, ring, done)
+    await _renew_mails(connection, ring, done)
     row = await (
         await connection.execute(
             "SELECT count(*) FROM api_keys WHERE ring_id <> %s AND revoked_at IS NULL", (ring.newest.id,)
@@ -90,6 +92,29 @@ async def _renew_states(connection: Connection, ring: KeyRing, done: Rotated) ->
         if len(rows) < _CHUNK:
             return
         behind = rows[-1][:2]
+
+
+async def _renew_mails(connection: Connection, ring: KeyRing, done: Rotated) -> None:
+    behind = 0
+    while True:
+        async with connection.transaction():
+            rows = await (
+                await connection.execute(
+                    "SELECT id, sealed FROM mail_outbox WHERE sealed IS NOT NULL AND id > %s"
+                    " ORDER BY id LIMIT %s FOR UPDATE",
+                    (behind, _CHUNK),
+                )
+            ).fetchall()
+            for mail_id, sealed in rows:
+                renewed = _renew(ring, bytes(sealed), done)
+                if renewed is not None:
+                    await connection.execute(
+                        "UPDATE mail_outbox SET sealed = %s WHERE id = %s", (renewed, mail_id)
+                    )
+                    done.mails += 1
+        if len(rows) < _CHUNK:
+            return
+        behind = rows[-1][0]
 
 
 def _renew(ring: KeyRing, sealed: bytes, done: Rotated) -> bytes | None:

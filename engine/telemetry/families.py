@@ -81,6 +81,7 @@ FAMILIES: Mapping[str, Family] = {
             "of them.",
             "outcome",
         ),
+        _counter("gatewayz_mails_total", "Tries to send a mail, by what became of them.", "outcome"),
         _counter("gatewayz_process_cpu_seconds_total", "CPU seconds of the workers."),
         _gauge("gatewayz_calls_in_progress", "sum", "Calls between the door and their settlement."),
         _gauge("gatewayz_upstream_connections", "sum", "Connections to providers.", "state"),
