@@ -1,4 +1,4 @@
-"""Write the generated parts of docs/ from the code: keys of YAML files, sections of a format, commands.
+"""Write the generated parts of docs/ from the code: keys of YAML files, sections of a format, commands, JSON Schemas.
 
 A part stands between `<!-- generated: NAME -->` and `<!-- end -->`. With `--check` nothing is written; the exit code
 says whether a file is stale.
@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from engine.cli import build_parser
 from engine.config.declared import DECLARED
-from engine.config.schema import ModelsFile
+from engine.config.schema import KINDS, ModelsFile, write_json_schema
 from engine.config.schema_gateway import DEFAULT_TREE, GatewayFile
 from engine.config.schema_names import NamesFile
 from engine.config.schema_policy import PolicyFile
@@ -69,16 +69,16 @@ ARGUMENTS = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing, say what is stale")
-    stale = [
-        path for path in (ROOT / name for name in DOCS) if path.read_text() != fill_parts(path.read_text())
-    ]
+    files = {ROOT / name: fill_parts((ROOT / name).read_text()) for name in DOCS}
+    files |= {ROOT / f"docs/schema/{kind}.json": write_json_schema(kind) for kind in KINDS}
+    stale = [path for path, text in files.items() if not path.exists() or path.read_text() != text]
     if parser.parse_args().check:
         sys.stderr.writelines(
             f"{path.relative_to(ROOT)} is stale: run scripts/write_reference.py\n" for path in stale
         )
         return bool(stale)
     for path in stale:
-        path.write_text(fill_parts(path.read_text()))
+        path.write_text(files[path])
     return 0
 
 

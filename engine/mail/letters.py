@@ -1,7 +1,7 @@
 """A template and its data become a letter: subject, text and HTML. Pure; sending is somebody else's.
 
 A template is a file `NAME.j2` with the blocks `subject` and `text`, and `html` if the HTML is to be more than the text
-in paragraphs. It reads its data, `site_name` and `site_url`; a name that is not there is an error, never an empty place.
+in paragraphs. It reads its data, `site_name` and `site_url`; a name that is not there is an error, never a gap.
 """
 
 import html

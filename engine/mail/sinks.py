@@ -125,7 +125,8 @@ def _speak_smtp(letter: Letter, to: str, key: str, mail: MailFile) -> Outcome:
             server.send_message(message)
             told = False
     except smtplib.SMTPRecipientsRefused as error:
-        return Outcome("refused", _say(error), is_final=True)
+        codes = [code for code, _ in error.recipients.values()]
+        return Outcome("refused", _say(error), is_final=all(500 <= code < 600 for code in codes))
     except smtplib.SMTPResponseException as error:
         final = 500 <= error.smtp_code < 600 and not isinstance(error, smtplib.SMTPAuthenticationError)
         return Outcome("refused", _say(error), is_final=final)
