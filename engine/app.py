@@ -8,7 +8,7 @@ import contextlib
 import random
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,10 +23,14 @@ from engine.gateway import Rooms
 from engine.http.admin import Administration, Control
 from engine.http.answers import StoredAnswers
 from engine.http.catalog import ModelCatalog
+from engine.http.cors import Cors
 from engine.http.identifiers import CallIds
 from engine.http.inference import InferenceDoors, OpenCalls
 from engine.http.keys import KeyRoutes
 from engine.http.monitoring import Monitoring, Readiness
+from engine.http.openapi import ApiDescription
+from engine.http.ports import App as Asgi
+from engine.http.ports import split_ports
 from engine.http.provider_keys import ProviderKeyRoutes
 from engine.http.routes import Routes
 from engine.mail.sender import MailSender
@@ -122,6 +126,12 @@ class WorkerApp:
         self._watch_gauges()
         self.asgi = self._build_routes(rooms, identity, control)
 
+    def open_ports(self, count: int) -> Sequence[Asgi]:
+        """What each of the worker's sockets serves."""
+        cors = self._runtime.snapshot.server.cors
+        ports = split_ports(self.asgi, count)
+        return [Cors(port, cors) for port in ports] if cors is not None else ports
+
     async def start(self) -> None:
         await self._database.open()
         self._journal.open()
@@ -189,6 +199,7 @@ class WorkerApp:
         routes.declare(*Administration(control, self._list_calls, self._desk.note).list())
         routes.declare(*KeyRoutes(self._desk).list())
         routes.declare(*ProviderKeyRoutes(self._database, self._ring, self._read_snapshot).list())
+        routes.declare(*ApiDescription(lambda: routes.declared, self._read_snapshot).list())
         return routes
 
     async def _refresh_caps(self) -> None:

@@ -21,6 +21,7 @@ from engine.config.snapshot import (
     Backoff,
     BillingRule,
     BreakerRule,
+    CorsRule,
     Endpoint,
     FailoverRule,
     Limit,
@@ -101,6 +102,10 @@ def build_server(entry: ServerEntry) -> ServerSettings:
         announce_s=entry.drain.announce_s,
         finish_s=entry.drain.finish_s,
         trusted_proxies=entry.trusted_proxies,
+        admin=(entry.admin.host, entry.admin.port) if entry.admin is not None else None,
+        cors=CorsRule(**dict(entry.cors)) if entry.cors is not None else None,
+        hsts_s=entry.hsts_s,
+        max_connections=entry.max_connections,
     )
 
 

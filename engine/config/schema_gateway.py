@@ -3,15 +3,81 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from engine.config.files import DEFAULT_FOLDERS
 from engine.config.networks import read_network
-from engine.config.schema_base import Count, Seconds, SecondsOrNone, SecretText, Strict, described
+from engine.config.schema_base import (
+    Count,
+    CountOrNone,
+    Seconds,
+    SecondsOrNone,
+    SecretText,
+    Strict,
+    described,
+)
 from engine.secret import Secret
 
 DEFAULT_TREE = {"database": "${DATABASE_URL:-embedded}", "redis": "${REDIS_URL:-none}"}
 """Goes below what gateway.yaml says, before references are expanded."""
+
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\*\.)?[A-Za-z0-9.-]+(:\d{1,5})?")
+_HEADER_NAME = r"^[A-Za-z0-9-]{1,64}$"
+
+
+def _check_origin(text: str) -> str:
+    if text != "*" and not _ORIGIN.fullmatch(text):
+        raise ValueError("an origin such as https://app.example.com or https://*.example.com is expected")
+    return text
+
+
+OriginText = Annotated[str, AfterValidator(_check_origin)]
+HeaderName = Annotated[str, Field(pattern=_HEADER_NAME)]
+
+
+class CorsEntry(Strict):
+    """Which pages of other origins may read answers."""
+
+    origins: tuple[OriginText, ...] = described(
+        "origins, exact or as https://*.example.com; `*` is everybody, and never with credentials",
+        min_length=1,
+    )
+    headers: tuple[HeaderName, ...] = described(
+        "request headers that pages may send",
+        (
+            *(
+                "authorization",
+                "content-type",
+                "accept",
+                "x-api-key",
+                "x-goog-api-key",
+                "x-request-id",
+                "x-tags",
+            ),
+            *("anthropic-version", "anthropic-beta", "idempotency-key", "x-requested-with"),
+        ),
+    )
+    expose: tuple[HeaderName, ...] = described(
+        "answer headers that pages may read",
+        ("x-request-id", "x-provider", "x-model", "x-cost-usd", "x-loss", "retry-after"),
+    )
+    credentials: bool = described("pages may send cookies and client certificates along", False)
+    max_age_s: CountOrNone = described("browsers remember what a preflight was told for", 600)
+
+    @model_validator(mode="after")
+    def _refuse_everybody_with_credentials(self) -> "CorsEntry":
+        if self.credentials and "*" in self.origins:
+            raise PydanticCustomError("cors", "origin `*` and credentials: true do not go together")
+        return self
+
+
+class AdminPortEntry(Strict):
+    """Administration at an address of its own."""
+
+    host: str = described("address to listen on", "127.0.0.1", min_length=1)
+    port: int = described("port to listen on; 0 picks a free one", ge=0, le=65535)
 
 
 class DrainEntry(Strict):
@@ -43,6 +109,20 @@ class ServerEntry(Strict):
         "networks of your own proxies: only through them is X-Forwarded-For believed, from the right", ()
     )
     drain: DrainEntry = described("how the process leaves", DrainEntry())
+    admin: AdminPortEntry | None = described(
+        "serve /admin, /api/admin and /metrics here and nowhere else; default: at the one port", None
+    )
+    cors: CorsEntry | None = described("pages of other origins that may read answers; default: none", None)
+    hsts_s: CountOrNone = described(
+        "tell browsers for so many seconds to come by https only; 0: say nothing", 0, le=63_072_000
+    )
+    max_connections: Count = described("open client connections of one worker", 10_000)
+
+    @model_validator(mode="after")
+    def _refuse_one_port_for_both(self) -> "ServerEntry":
+        if self.admin is not None and self.admin.port == self.port != 0:
+            raise PydanticCustomError("port", "server.admin.port must be another than server.port")
+        return self
 
 
 class DatabaseEntry(Strict):

@@ -279,6 +279,17 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class CorsRule:
+    """Which pages of other origins may read answers; origins may begin with `*.` behind their scheme."""
+
+    origins: tuple[str, ...]
+    headers: tuple[str, ...]
+    expose: tuple[str, ...]
+    credentials: bool
+    max_age_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class ServerSettings:
     host: str
     port: int
@@ -292,9 +303,19 @@ class ServerSettings:
     announce_s: float
     finish_s: float
     trusted_proxies: tuple[str, ...] = ()
+    admin: tuple[str, int] | None = None
+    """Host and port of administration, when it has its own."""
+    cors: CorsRule | None = None
+    hsts_s: int = 0
+    max_connections: int = 10_000
 
     def __post_init__(self) -> None:
+        """Also from JSON, in which workers are told them."""
         object.__setattr__(self, "trusted_proxies", tuple(self.trusted_proxies))
+        if self.admin is not None:
+            object.__setattr__(self, "admin", tuple(self.admin))
+        if isinstance(self.cors, dict):
+            object.__setattr__(self, "cors", CorsRule(**self.cors))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

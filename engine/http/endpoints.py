@@ -19,14 +19,15 @@ from engine.errors import NotFound
 from engine.http.actors import name_actor
 from engine.http.bodies import MOST_BYTES, NoQuery, read_json, read_query
 from engine.http.inference import Receive, read_body
-from engine.http.respond import Send
+from engine.http.respond import NO_STORE, Send
 from engine.policies.access import Need, find_need
 from engine.policies.identity import Identity
 from engine.storage.audit import Actor
 
 Headers = tuple[tuple[bytes, bytes], ...]
-NOT_KEPT: Headers = ((b"cache-control", b"no-store"),)
-"""For answers with something that is shown once."""
+NOT_KEPT: Headers = (NO_STORE,)
+KEPT_A_WHILE: Headers = ((b"cache-control", b"public, max-age=60"),)
+"""For answers that say the same to everybody. All others are kept by nobody."""
 _NAME = re.compile(r"\{(\w+)\}")
 _NOBODY = Caller("", "")
 
@@ -74,6 +75,7 @@ class Answer:
         head = [
             (b"content-type", self.media_type),
             (b"content-length", b"%d" % len(body)),
+            *([] if any(name == b"cache-control" for name, _ in self.headers) else [NO_STORE]),
             *self.headers,
         ]
         await send({"type": "http.response.start", "status": self.status, "headers": head})
@@ -97,6 +99,8 @@ class Route:
     takes_raw: bool = False
     most_bytes: int = MOST_BYTES
     status: int = 200
+    """Of the good answer, for the description."""
+    media_type: str = "application/json"
     """Of the good answer, for the description."""
     answer: type[BaseModel] | None = None
     """The shape of the good answer, for the description; None: an object."""

@@ -24,6 +24,8 @@ Headers = list[tuple[bytes, bytes]]
 Endpoint = Callable[[Any, Any, Send], Awaitable[None]]
 
 _JSON = (b"content-type", b"application/json")
+NO_STORE = (b"cache-control", b"no-store")
+"""On every answer outside of the corridor: they are about accounts, keys and the moment."""
 _LOSS_BYTES = 1024
 
 
@@ -254,7 +256,7 @@ def write_loss(pointers: Sequence[str]) -> bytes:
 async def respond_json(send: Send, status: int, doc: Any, headers: Headers | None = None) -> None:
     """One whole JSON answer, for routes that are not inference."""
     body = doc if isinstance(doc, bytes) else orjson.dumps(doc)
-    head: Headers = [_JSON, (b"content-length", b"%d" % len(body)), *(headers or ())]
+    head: Headers = [_JSON, (b"content-length", b"%d" % len(body)), NO_STORE, *(headers or ())]
     await send({"type": "http.response.start", "status": status, "headers": head})
     await send({"type": "http.response.body", "body": body, "more_body": False})
 

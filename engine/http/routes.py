@@ -65,11 +65,11 @@ class Routes:
         try:
             await self._find_endpoint(scope)(scope, receive, send)
         except GatewayError as error:
-            await self._refuse(scope, send, error, make_request_id())
+            await self.refuse(scope, send, error, make_request_id())
         except Exception as bug:  # noqa: BLE001 - the last border: logged with its trace, answered with a sentence
             request_id = make_request_id()
             self.report_bug(scope["path"], request_id, bug)
-            await self._refuse(scope, send, GatewayMistake(), request_id)
+            await self.refuse(scope, send, GatewayMistake(), request_id)
 
     def _find_endpoint(self, scope: Any) -> Endpoint:
         path, method = scope["path"], scope["method"]
@@ -115,7 +115,7 @@ class Routes:
     def list_paths(self) -> list[str]:
         return list(dict.fromkeys([*self.exact, *(route.path for route in self.declared)]))
 
-    async def _refuse(self, scope: Any, send: Send, error: GatewayError, request_id: str) -> None:
+    async def refuse(self, scope: Any, send: Send, error: GatewayError, request_id: str) -> None:
         path = scope["path"]
         is_own = self._find_own(scope["method"], path) is not None
         format = self.inference.guess_format("" if is_own else path)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from engine.call import Caller, KeyBounds
 
 INFERENCE, CATALOG, READ, ADMIN = "inference", "catalog", "read", "admin"
-PUBLIC = frozenset({"/health", "/health/ready", "/metrics"})
+PUBLIC = frozenset({"/health", "/health/ready", "/metrics", "/openapi.json", "/docs"})
 
 
 @dataclass(frozen=True, slots=True)

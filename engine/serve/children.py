@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.serve.control import Answer, Facts, Line, LineClosed, hand_over_socket, open_line
+from engine.serve.control import Answer, Facts, Line, LineClosed, hand_over_sockets, open_line
 
 if TYPE_CHECKING:
     from engine.config.reload import Manifest
@@ -128,10 +128,12 @@ class WorkerProcess:
     def serves(self) -> bool:
         return self.revision is not None and self.line is not None and not self.line.closed.is_set()
 
-    async def start(self, listening: socket.socket, answers: Mapping[str, Answer], facts: Facts) -> None:
-        """Hand over the socket and the configuration. Raises LineClosed when it does not become ready."""
+    async def start(
+        self, listening: Sequence[socket.socket], answers: Mapping[str, Answer], facts: Facts
+    ) -> None:
+        """Hand over the sockets and the configuration. Raises LineClosed when it does not become ready."""
         try:
-            hand_over_socket(self._end, listening)
+            hand_over_sockets(self._end, listening)
         except OSError as error:
             raise LineClosed("the worker ended while it was loading") from error
         self.line = await open_line(self._end, answers)

@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 Facts = dict[str, Any]
 Answer = Callable[[Facts], Awaitable[Facts]]
+MOST_SOCKETS = 2
 LINE_BYTES = 1 << 28
 """A manifest of some thousand files is a few hundred kilobytes; this only bounds what a bug could send."""
 
@@ -104,12 +105,12 @@ async def open_line(sock: socket.socket, answers: Mapping[str, Answer]) -> Line:
     return Line(reader, writer, answers)
 
 
-def hand_over_socket(line_end: socket.socket, listening: socket.socket) -> None:
-    """Give a worker the listening socket, before anything else is said on the line."""
-    socket.send_fds(line_end, [b"\n"], [listening.fileno()])
+def hand_over_sockets(line_end: socket.socket, listening: Sequence[socket.socket]) -> None:
+    """Give a worker the listening sockets, before anything else is said on the line."""
+    socket.send_fds(line_end, [b"\n"], [each.fileno() for each in listening])
 
 
-def receive_socket(line_end: socket.socket) -> socket.socket | None:
-    """Wait for the listening socket; None when the supervisor ended first."""
-    data, descriptors, _, _ = socket.recv_fds(line_end, 1, 1)
-    return socket.socket(fileno=descriptors[0]) if data and descriptors else None
+def receive_sockets(line_end: socket.socket) -> list[socket.socket]:
+    """Wait for the listening sockets; none when the supervisor ended first."""
+    data, descriptors, _, _ = socket.recv_fds(line_end, 1, MOST_SOCKETS)
+    return [socket.socket(fileno=descriptor) for descriptor in descriptors] if data else []

@@ -132,14 +132,14 @@ class Cycle(RequestResponseCycle):
         if head is not None:
             self._begin_with(status, head, message["length"])
             return
-        lines: list[bytes] = [STATUS_LINE[status]]
+        lines: list[bytes] = [STATUS_LINE[status], self.protocol.limits.safe_head]
         closes = False
         headers = message.get("headers", ())
         for name, value in headers:
             if name in FRAMING_HEADERS or not name.islower():
                 closes = self._note_framing(name.lower(), value) or closes
             lines.append(b"%b: %b\r\n" % (name, value))
-        count = 1 + len(headers)
+        count = 1 + self.protocol.limits.safe_head.count(b"\n") + len(headers)
         if not self.keep_alive and not closes:
             lines.append(b"connection: close\r\n")
             count += 1
@@ -167,7 +167,8 @@ class Cycle(RequestResponseCycle):
             framing = b"transfer-encoding: chunked\r\n"
         else:
             framing = b""
-        self._head = b"%b%b%b%b\r\n" % (STATUS_LINE[status], head, framing, closing)
+        safe = self.protocol.limits.safe_head
+        self._head = b"%b%b%b%b%b\r\n" % (STATUS_LINE[status], safe, head, framing, closing)
 
     def _note_framing(self, name: bytes, value: bytes) -> bool:
         """A header that says how the body is framed or whether the connection goes on; True when it closes it."""

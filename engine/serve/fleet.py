@@ -43,7 +43,7 @@ class Fleet:
         self.restarts = 0
         self.gate = asyncio.Event()
         """Opened when the database is there; no worker accepts connections before."""
-        self._listening: socket.socket
+        self._listening: Sequence[socket.socket] = ()
         self._answers = answers
         self._describe_start = describe_start
         self._note_end = note_end
@@ -65,7 +65,7 @@ class Fleet:
         self._retired[worker] = asyncio.Event()
         return worker
 
-    async def start(self, count: int, listening: socket.socket, finish_s: float) -> None:
+    async def start(self, count: int, listening: Sequence[socket.socket], finish_s: float) -> None:
         """Fill every slot and wait until all are ready. Raises WorkersFailed."""
         loop = asyncio.get_running_loop()
         self._listening, self._finish_s = listening, finish_s

@@ -6,6 +6,7 @@ it and is moved only when it fires, so that an ordinary request costs nothing.
 """
 
 import asyncio
+import itertools
 import math
 import secrets
 import urllib.parse
@@ -41,6 +42,21 @@ QUEUED_REQUESTS = 16
 """Pipelined requests read ahead. Reading stops there; below it a disconnect is noticed at once."""
 
 BETWEEN, HEADER, BODY = 0, 1, 2
+LOOKED_AT = 100
+"""So many connections are compared when one has to make room."""
+SAFE_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"content-security-policy", b"frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+)
+"""What every answer tells browsers."""
+
+
+def write_safe_head(hsts_s: int = 0) -> bytes:
+    """The lines that every answer begins with, behind its status."""
+    hsts = ((b"strict-transport-security", b"max-age=%d" % hsts_s),) if hsts_s else ()
+    return b"".join(b"%b: %b\r\n" % pair for pair in (*SAFE_HEADERS, *hsts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +66,8 @@ class ConnectionLimits:
     header_s: float = 10
     body_s: float = 60
     keep_alive_s: float = 75
+    max_connections: int = 10_000
+    safe_head: bytes = write_safe_head()
 
 
 class RequestRefused(Exception):
@@ -69,6 +87,7 @@ HEADER_TOO_LARGE = (
     f"The request header is over {HEADER_BYTES} bytes or {HEADER_LINES} lines.",
 )
 URL_TOO_LONG = (414, "url_too_long", f"The request's URL is over {URL_BYTES} bytes.")
+CROWDED = (503, "too_many_connections", "The gateway has as many open connections as it may have.")
 UPGRADE_REFUSED = (400, "upgrade_refused", "A request with a body cannot ask for an upgrade.")
 
 
@@ -111,7 +130,25 @@ class GatewayProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast("asyncio.Transport", transport))
         self.began_at = self.loop.time()
+        if len(self.connections) > self.limits.max_connections and not self._make_room():
+            self.deaf = True
+            self._answer_refusal(RequestRefused(*CROWDED))
+            return
         self._watch_until(self.began_at + self.limits.header_s)
+
+    def _make_room(self) -> bool:
+        """Close the connection that has been idle for longest of some; False when none of them is."""
+        others = cast("set[GatewayProtocol]", self.connections)
+        some = [each for each in itertools.islice(others, LOOKED_AT) if each is not self and each.is_idle]
+        if not some:
+            return False
+        min(some, key=lambda each: each.began_at).transport.close()
+        return True
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is asked and nothing is answered: the client only keeps the connection."""
+        return self.active is None and self.phase == BETWEEN
 
     def data_received(self, data: bytes) -> None:
         if self.deaf:
@@ -330,9 +367,15 @@ class GatewayProtocol(HttpToolsProtocol):
         }
         body = orjson.dumps({"error": error})
         self.transport.write(
-            b"%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: req_%b\r\n"
+            b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: req_%b\r\n"
             b"connection: close\r\n\r\n%b"
-            % (STATUS_LINE[refusal.status], len(body), secrets.token_hex(12).encode(), body)
+            % (
+                STATUS_LINE[refusal.status],
+                self.limits.safe_head,
+                len(body),
+                secrets.token_hex(12).encode(),
+                body,
+            )
         )
         self.active = None
         self._linger()

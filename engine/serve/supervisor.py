@@ -75,7 +75,8 @@ class Supervisor:
         self._state = State(self._home, self._lock, options.settings.keyring)
         self._fleet = Fleet(self._list_answers, self._describe_start, self._note_end, options.worker_command)
         self._scrape = Scrape(lambda: [w for w in self._fleet.workers if w.serves], self._dump_own)
-        self._listening: socket.socket | None = None
+        self._listening: list[socket.socket] = []
+        """The public port, and administration's when it has its own."""
         self._simulator: subprocess.Popen[bytes] | None = None
         self._simulator_socket: socket.socket | None = None
         self._polling: asyncio.Task[None] | None = None
@@ -111,7 +112,8 @@ class Supervisor:
         refuse_shared_limits(snapshot)
         self._state.choose(snapshot.settings.database.url)
         server = snapshot.server
-        self._listening = await bind_port(server.host, server.port)
+        for host, port in ((server.host, server.port), *([server.admin] if server.admin else [])):
+            self._listening.append(await bind_port(host, port))
         self._start_simulator()
         key, _ = await asyncio.gather(
             self._open_state(snapshot),
@@ -168,15 +170,14 @@ class Supervisor:
             await asyncio.sleep(SIMULATOR_PAUSE_S)
 
     def _greet(self, server: "ServerSettings", key: Secret | None) -> None:
-        assert self._listening is not None
-        port = self._listening.getsockname()[1]
-        host = "127.0.0.1" if server.host in ("0.0.0.0", "::", "") else server.host
-        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        url = write_url(server.host, self._listening[0])
         count = f"{server.workers} worker{'s' if server.workers > 1 else ''}"
         revision = self._reloader.snapshot.version[:12]
         if key is not None:
             self._say(f"admin key: {key.reveal()}")
         self._say(f"gatewayz {__version__} on {url} (pid {os.getpid()}, {count}, configuration {revision})")
+        if server.admin is not None:
+            self._say(f"administration on {write_url(server.admin[0], self._listening[1])}")
         if self._simulator_socket is not None:
             self._say(write_example(url, key))
 
@@ -202,8 +203,8 @@ class Supervisor:
         self._close_port()
 
     def _close_port(self) -> None:
-        if self._listening is not None:
-            self._listening.close()
+        for listening in self._listening:
+            listening.close()
 
     def _spawn_task(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)
@@ -332,6 +333,13 @@ async def bind_port(host: str, port: int) -> socket.socket:
             await asyncio.sleep(0.1)
         else:
             return listening
+
+
+def write_url(host: str, listening: socket.socket) -> str:
+    """Where to reach a listening socket from this machine."""
+    port = listening.getsockname()[1]
+    host = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def write_example(url: str, key: Secret | None) -> str:

@@ -9,10 +9,11 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -25,8 +26,8 @@ from engine.config.reload import Loader, Manifest, Runtime
 from engine.config.settings import Settings, read_environment, read_settings
 from engine.errors import DependencyAway
 from engine.http.admin import Control
-from engine.serve.control import Facts, Line, LineClosed, open_line, receive_socket
-from engine.serve.protocol import ConnectionLimits, bind_limits
+from engine.serve.control import Facts, Line, LineClosed, open_line, receive_sockets
+from engine.serve.protocol import ConnectionLimits, bind_limits, write_safe_head
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
@@ -41,6 +42,7 @@ ORPHAN_WITHIN_S = 4.0
 """A worker whose supervisor was killed is gone after this, whatever hangs."""
 CLOSE_WITHIN_S = 2.0
 LOOK_S = 0.01
+SPARE_DESCRIPTORS = 200
 SWITCH_INTERVAL_S = 0.001
 """A thread that compiles a new configuration gives way to the event loop this often."""
 GC_THRESHOLDS = (20_000, 20, 50)
@@ -49,8 +51,9 @@ GC_THRESHOLDS = (20_000, 20, 50)
 class WorkerApp(Protocol):
     """What a worker drives."""
 
-    @property
-    def asgi(self) -> "Callable[..., Awaitable[None]]": ...
+    def open_ports(self, count: int) -> "Sequence[Asgi]":
+        """What each of the sockets serves: one everything; of two, the second administration."""
+
     async def start(self) -> None: ...
     def begin_drain(self) -> None:
         """`/health/ready` answers 503 from now on."""
@@ -65,6 +68,7 @@ class WorkerApp(Protocol):
     def dump_metrics(self) -> dict[str, Any]: ...
 
 
+Asgi = Callable[..., Awaitable[None]]
 CreateApp = Callable[[Settings, Runtime, Control, int], WorkerApp]
 
 
@@ -99,7 +103,7 @@ class SupervisorControl:
 class Listener:
     """The HTTP server of a worker: open connections under the protocol's limits."""
 
-    def __init__(self, asgi: "Callable[..., Awaitable[None]]", limits: ConnectionLimits) -> None:
+    def __init__(self, asgi: Asgi, limits: ConnectionLimits) -> None:
         self._protocol = bind_limits(limits)
         self.config = Config(
             cast("ASGI3Application", asgi),
@@ -141,9 +145,10 @@ class Listener:
 class Worker:
     """Answers the supervisor's questions; one per process."""
 
-    def __init__(self, create_app: CreateApp, listening: socket.socket) -> None:
+    def __init__(self, create_app: CreateApp, listening: Sequence[socket.socket]) -> None:
         self._create_app = create_app
         self._listening = listening
+        self._listeners: list[Listener] = []
         self._control = SupervisorControl()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="config")
         self._left = asyncio.Event()
@@ -177,13 +182,16 @@ class Worker:
         self.runtime = Runtime(snapshot)
         own = settings.model_copy(update={"database_url": facts["database_url"]})
         self.app = self._create_app(own, self.runtime, self._control, facts["number"])
-        self.listener = Listener(self.app.asgi, connection_limits(snapshot.server))
+        limits = connection_limits(snapshot.server)
+        ports = self.app.open_ports(len(self._listening))
+        self._listeners = [Listener(asgi, limits) for asgi in ports]
         await self.app.start()
         settle_memory()
         return {"pid": os.getpid(), "revision": snapshot.version}
 
     async def _accept(self, _: Facts) -> Facts:
-        await self.listener.open(self._listening)
+        for listener, listening in zip(self._listeners, self._listening, strict=True):
+            await listener.open(listening)
         return {}
 
     async def _load(self, facts: Facts) -> Facts:
@@ -213,9 +221,10 @@ class Worker:
         self.app.begin_drain()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._hurried.wait(), announce_s)
-        self.listener.close()
+        for listener in self._listeners:
+            listener.close()
         await self._finish_calls(finish_s)
-        await self.listener.await_silence(CLOSE_WITHIN_S)
+        await asyncio.gather(*(listener.await_silence(CLOSE_WITHIN_S) for listener in self._listeners))
         await self.app.stop()
         self._left.set()
 
@@ -259,7 +268,28 @@ class Worker:
 
 
 def connection_limits(server: "ServerSettings") -> ConnectionLimits:
-    return ConnectionLimits(header_s=server.header_s, body_s=server.body_s, keep_alive_s=server.keep_alive_s)
+    return ConnectionLimits(
+        header_s=server.header_s,
+        body_s=server.body_s,
+        keep_alive_s=server.keep_alive_s,
+        max_connections=make_room_for(server.max_connections),
+        safe_head=write_safe_head(server.hsts_s),
+    )
+
+
+def make_room_for(connections: int) -> int:
+    """Let the process have a descriptor for each connection and as many for upstreams, as far as the system allows;
+    how many connections there is room for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * connections + SPARE_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return (
+        connections
+        if soft == resource.RLIM_INFINITY
+        else max(1, min(connections, (soft - SPARE_DESCRIPTORS) // 2))
+    )
 
 
 def settle_memory() -> None:
@@ -273,8 +303,8 @@ def run_worker(descriptor: int, create_app: CreateApp) -> int:
     """Serve until told to leave; the process's exit code."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     line_end = socket.socket(fileno=descriptor)
-    listening = receive_socket(line_end)
-    if listening is None:
+    listening = receive_sockets(line_end)
+    if not listening:
         return 1
 
     async def serve() -> None:

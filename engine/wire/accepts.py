@@ -43,6 +43,10 @@ class Accepts:
         """Every rule, in one walk."""
         _walk(self._root, body, ())
 
+    def describe(self) -> dict[str, Any]:
+        """The table as a JSON Schema."""
+        return {"type": "object", **_describe_node(self._root)}
+
     def check_outline(self, body: Mapping[str, Any]) -> None:
         """The rules for the body's own keys and for the items of its lists: cheap enough for every request."""
         outline = self._outline
@@ -199,6 +203,42 @@ def _walk_keys(node: _Node, value: dict[str, Any], path: Path) -> None:
                 _walk(below, found, (*path, name))
         elif below.is_required:
             _walk(below, None, (*path, name))
+
+
+_JSON_TYPES = {
+    "text": "string",
+    "count": "integer",
+    "number": "number",
+    "integer": "integer",
+    "boolean": "boolean",
+    "list": "array",
+    "object": "object",
+}
+
+
+def _describe_node(node: _Node) -> dict[str, Any]:
+    schema = {} if node.demand is None else _describe_demand(node.demand)
+    if node.items is not None:
+        schema["items"] = _describe_node(node.items)
+    if node.keys:
+        schema["properties"] = {name: _describe_node(below) for name, below in node.keys.items()}
+        if required := [name for name, below in node.keys.items() if below.is_required]:
+            schema["required"] = required
+    return schema
+
+
+def _describe_demand(demand: _Demand) -> dict[str, Any]:
+    null = () if demand.required else (None,)
+    if demand.unsupported:
+        return {"enum": [False, None]}
+    if demand.allowed:
+        return {"enum": [*demand.allowed, *null]}
+    types = [_JSON_TYPES[name] for name in demand.names]
+    schema: dict[str, Any] = {"type": types + ["null"] * len(null)}
+    if demand.filled:
+        schema |= {"minLength": 1} if "text" in demand.names else {}
+        schema |= {"minItems": 1} if "list" in demand.names else {}
+    return schema | ({"minimum": 1} if demand.counts else {})
 
 
 def _say(path: Path) -> str:

@@ -241,6 +241,10 @@ class Format:
         """Raises InvalidRequest when the body's own keys are not what the dialect demands."""
         self._accepts.check_outline(body)
 
+    def describe_request(self) -> dict[str, Any]:
+        """What the dialect demands, as a JSON Schema."""
+        return self._accepts.describe()
+
     def read_request(self, body: Mapping[str, Any], asked: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The chat that the body asks for. `asked` is what the URL said. Raises InvalidRequest with the field."""
         if self.client.verbatim is not None:

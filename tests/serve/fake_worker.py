@@ -20,6 +20,9 @@ class FakeApp:
         self.ended = asyncio.Event()
         self.calls = 0
 
+    def open_ports(self, count):
+        return [self.asgi] * count
+
     async def start(self):
         if (self.settings.home / "fail-start").exists():
             raise RuntimeError("the application does not start")

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from engine.serve.control import LineClosed, hand_over_socket, open_line, receive_socket
+from engine.serve.control import LineClosed, hand_over_sockets, open_line, receive_sockets
 
 
 @contextlib.asynccontextmanager
@@ -80,12 +80,14 @@ async def test_a_fault_of_the_other_side_is_told():
         assert "fault" in await asking.ask("unknown", 5)
 
 
-def test_a_socket_is_handed_over_and_an_ended_supervisor_is_noticed():
+def test_sockets_are_handed_over_and_an_ended_supervisor_is_noticed():
     ours, theirs = socket.socketpair()
     with ours, theirs, socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        hand_over_socket(ours, listening)
-        with receive_socket(theirs) as received:
-            assert received.getsockname() == listening.getsockname()
+        hand_over_sockets(ours, [listening, listening])
+        received = receive_sockets(theirs)
+        assert [each.getsockname() for each in received] == [listening.getsockname()] * 2
+        for each in received:
+            each.close()
         ours.close()
-        assert receive_socket(theirs) is None
+        assert receive_sockets(theirs) == []
