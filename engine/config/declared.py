@@ -8,13 +8,29 @@ column come with it.
 from collections.abc import Mapping
 
 from engine.config.schema_base import Strict
+from engine.config.schema_commerce import (
+    CouponsFile,
+    CreditsFile,
+    NoticesFile,
+    PackageFile,
+    ReferralsFile,
+    TopUpsFile,
+)
 from engine.config.schema_mail import MailFile
 from engine.config.schema_plan import PlanFile
 from engine.config.schema_queue import QueueFile
+from engine.config.schema_trial import TrialFile
 
 DECLARED: Mapping[str, type[Strict]] = {
     "mail": MailFile,
     "plan": PlanFile,
     "queue": QueueFile,
+    "trial": TrialFile,
+    "package": PackageFile,
+    "coupons": CouponsFile,
+    "referrals": ReferralsFile,
+    "credits": CreditsFile,
+    "notices": NoticesFile,
+    "top_ups": TopUpsFile,
 }
 """The key that names a thing of the kind, and its schema."""

@@ -1,0 +1,71 @@
+"""Allowances are set once for each period, whatever is told twice, late or in another order."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from engine.config.schema_plan import PlanFile
+from engine.storage.ledger import read_balance
+from engine.storage.plan_terms import (
+    change_allowance,
+    end_plan,
+    forfeit_allowance,
+    put_on_plan,
+    renew_allowance,
+)
+from engine.storage.postgres import Connection
+from tests.commerce.conftest import USD, assert_ledger_holds, give, make_user, read_cases, spend
+
+PLANS = {
+    "pro": PlanFile(plan="pro", allowance_usd=USD(15)),
+    "max": PlanFile(plan="max", allowance_usd=USD(150)),
+}
+
+
+async def take_step(connection: Connection, payer: str, step: dict[str, Any], number: int) -> None:
+    ((what, how),) = step.items()
+    if what == "spend":
+        return await spend(connection, payer, how, f"call:{number}")
+    if what == "buy":
+        return await give(connection, payer, how, f"purchase:{number}")
+    async with connection.transaction():
+        if what == "renew":
+            await put_on_plan(connection, payer, how[0], source="stripe")
+            month = datetime(2026, how[2], 28, tzinfo=UTC)
+            await renew_allowance(connection, payer, PLANS[how[0]], f"test:{how[1]}", month)
+        elif what == "change":
+            await put_on_plan(connection, payer, how[0], source="stripe")
+            await change_allowance(connection, payer, PLANS[how[0]], f"test:{how[1]}")
+        elif what == "forfeit":
+            await forfeit_allowance(connection, payer, ref=how, kind="subscription_cancellation")
+        else:
+            await end_plan(connection, payer, ref=how, kind="subscription_cancellation")
+    return None
+
+
+@pytest.mark.parametrize("case", read_cases("allowances"))
+async def test_an_allowance(connection: Connection, case: dict[str, Any]) -> None:
+    payer = f"user:{await make_user(connection, 'alice')}"
+    for number, step in enumerate(case["steps"]):
+        await take_step(connection, payer, step, number)
+    balance = await read_balance(connection, payer)
+    assert balance.allowance_usd == USD(case["left"])
+    assert balance.credit_usd == USD(case.get("credit", "0"))
+    if "expired" in case:
+        row = await (
+            await connection.execute("SELECT balance_usd FROM ledger_accounts WHERE id = 'house:expired'")
+        ).fetchone()
+        assert row == (USD(case["expired"]),)
+    await assert_ledger_holds(connection)
+
+
+async def test_a_plan_that_ends_falls_back_to_the_one_that_was_to_follow(connection: Connection) -> None:
+    user_id = await make_user(connection, "alice")
+    payer = f"user:{user_id}"
+    async with connection.transaction():
+        await put_on_plan(connection, payer, "max", source="admin", falls_back_to="free")
+    async with connection.transaction():
+        assert await end_plan(connection, payer, ref="e", kind="subscription_cancellation")
+    row = await (await connection.execute("SELECT plan FROM users WHERE id = %s", (user_id,))).fetchone()
+    assert row == ("free",)
