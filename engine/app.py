@@ -32,6 +32,7 @@ from engine.http.openapi import ApiDescription
 from engine.http.ports import App as Asgi
 from engine.http.ports import split_ports
 from engine.http.provider_keys import ProviderKeyRoutes
+from engine.http.roles import RoleRoutes
 from engine.http.routes import Routes
 from engine.mail.sender import MailSender
 from engine.policies.admission import Admission, LimitStage
@@ -109,7 +110,7 @@ class WorkerApp:
         self._limiter = self._shared.local if self._shared else Limiter(worker=worker, workers=workers)
         self.open_calls = OpenCalls()
         self._queue = QueueStage(self._clock, workers, self.metrics.observe_wait)
-        identity = Identity(self._keys, settings.admin_key)
+        identity = Identity(self._keys, settings.admin_key, lambda: self._runtime.snapshot.roles)
         rooms = Rooms(
             identity=identity,
             admission=Admission(
@@ -197,7 +198,8 @@ class WorkerApp:
         routes.add("GET", "/health/ready", monitoring.show_readiness)
         routes.add("GET", "/metrics", monitoring.show_metrics)
         routes.declare(*Administration(control, self._list_calls, self._desk.note).list())
-        routes.declare(*KeyRoutes(self._desk).list())
+        routes.declare(*KeyRoutes(self._desk, self._read_snapshot).list())
+        routes.declare(*RoleRoutes(self._database, self._ring, self._read_snapshot).list())
         routes.declare(*ProviderKeyRoutes(self._database, self._ring, self._read_snapshot).list())
         routes.declare(*ApiDescription(lambda: routes.declared, self._read_snapshot).list())
         return routes

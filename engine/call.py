@@ -66,6 +66,8 @@ class Caller:
     """Of a key that belongs to a team; then the team pays."""
     plan: str = ""
     """The plan of who pays; "" where there is none."""
+    owner_role: str = ""
+    """Of the user whose key it is: nothing that this role may not is done with the key. "" where nobody says."""
     prepaid: bool = False
     """Calls are paid from credit, and without credit there are none. Otherwise what they cost is written down."""
 

@@ -56,7 +56,6 @@ ARGUMENTS = {
     "--environment": "what the key's text begins with: `gw_live_`, `gw_test_` ...",
     "--format": "`json`: one JSON object on stdout (lists: one in each line)",
     "--operation": "which endpoint is meant",
-    "--role": "`admin` may use the `/admin` routes",
     "-h": "",
     "ID": "the id that `keys list` shows",
     "kind": "which kind of file",

@@ -19,6 +19,7 @@ from engine.config.schema_commerce import (
 from engine.config.schema_mail import MailFile
 from engine.config.schema_plan import PlanFile
 from engine.config.schema_queue import QueueFile
+from engine.config.schema_role import RoleFile
 from engine.config.schema_trial import TrialFile
 
 DECLARED: Mapping[str, type[Strict]] = {
@@ -32,5 +33,9 @@ DECLARED: Mapping[str, type[Strict]] = {
     "credits": CreditsFile,
     "notices": NoticesFile,
     "top_ups": TopUpsFile,
+    "role": RoleFile,
 }
 """The key that names a thing of the kind, and its schema."""
+
+KEPT = frozenset({"role"})
+"""Kinds whose shipped things stay without `include.builtin`: nobody would be an administrator."""

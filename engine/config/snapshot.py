@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from engine.config.declared import DECLARED
 from engine.config.naming import Naming
+from engine.config.roles import Roles
 from engine.config.schema_base import Strict
 from engine.secret import Secret
 from engine.wire.doors import DoorTable
@@ -342,6 +343,7 @@ class Snapshot:
     """What names mean that are not in `names`."""
     things: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By kind and name: what needs no compiling (config/declared.py). Read with `declared`."""
+    roles: Roles = field(init=False)
     listed: Mapping[str, Target] = field(init=False)
     """Targets of all models by provider/model, so that one which is asked for by that name has its price."""
 
@@ -351,6 +353,7 @@ class Snapshot:
     def __post_init__(self) -> None:
         targets = (target for model in self.models.values() for target in reversed(model.targets))
         object.__setattr__(self, "listed", {target.name: target for target in targets})
+        object.__setattr__(self, "roles", Roles(self.things.get("role", {})))
 
     def declared(self, schema: type[Declared]) -> Mapping[str, Declared]:
         """The things of the kind that has this schema, by name."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.config.declared import DECLARED
+from engine.config.declared import DECLARED, KEPT
 from engine.config.describe import TreePath, suggest
 from engine.config.files import Source
 from engine.config.references import list_references
@@ -165,10 +165,10 @@ class Library:
                 yield thing
 
     def _is_kept(self, thing: Thing) -> bool:
-        """Without `include.builtin` the wire formats, everything named `default` and the simulator stay."""
+        """Without `include.builtin` the wire formats, roles, everything named `default` and the simulator stay."""
         return (
             self.builtin
-            or thing.kind == "format"
+            or thing.kind in ("format", *KEPT)
             or (thing.kind in ("policy", *DECLARED) and thing.name == "default")
             or thing.tree.get("simulator") is True
         )

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from engine.errors import DependencyAway
 from engine.http.endpoints import Answer, Ask, Route
 from engine.http.inference import parse_tags
+from engine.policies.access import to_look
 from engine.storage.audit import Actor, Event
 
 MOST_CALLS = 1000
@@ -44,8 +45,9 @@ class Administration:
         return (
             Route("GET", "/admin/config", self.show_config, "The configuration in force."),
             Route("POST", "/admin/config/reload", self.reload_config, "Read the configuration again."),
-            Route("GET", "/admin/calls", self.show_calls, "Read call records.", query=CallsQuery),
-        )
+            Route("GET", "/admin/calls", self.show_calls, "Read call records.", query=CallsQuery,
+                  need=to_look("monitoring:read")),
+        )  # fmt: skip
 
     async def show_config(self, ask: Ask) -> Answer:
         """The revision in force, the workers that have it, and the last refusal."""

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BeforeValidator, Field, StringConstraints
 
+from engine.config.schema_base import Name as RoleName
 from engine.config.schema_base import Strict
 from engine.config.schema_policy import ScopeLimitEntry
 from engine.storage.key_rules import (
@@ -80,12 +81,8 @@ class CreateKey(KeyFields):
     action: Literal["create"] = "create"
     key_name: Name
     environment_tag: Tag = "live"
-
-
-class CreateKeyFor(CreateKey):
-    """The same by an administrator, who also says the role."""
-
-    role: Literal["user", "admin"] = "user"
+    role: RoleName | None = None
+    """Of those that the asker covers; None: `user`, or less where the asker has less."""
 
 
 class ChangeKey(KeyFields):
@@ -94,6 +91,7 @@ class ChangeKey(KeyFields):
     action: Literal["update", "rotate", "bulk_rotate"] = "update"
     key_name: Name | None = None
     environment_tag: Tag | None = None
+    role: RoleName | None = None
     grace_period_hours: Annotated[float, Field(ge=0, le=720)] = 0
 
 

@@ -3,11 +3,13 @@
 A key's text is in one answer, once: that to its making or rotating.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from engine.call import Caller
+from engine.config.roles import USER
+from engine.config.snapshot import Snapshot
 from engine.errors import InvalidRequest, NotAllowed, NotFound
 from engine.http.endpoints import NOT_KEPT, Answer, Ask, Route
 from engine.http.key_bodies import (
@@ -15,14 +17,14 @@ from engine.http.key_bodies import (
     AuditQuery,
     ChangeKey,
     CreateKey,
-    CreateKeyFor,
     DeleteKey,
     KeysQuery,
     find_end,
 )
+from engine.policies.access import find_role, to_change, to_look
 from engine.storage.issuing import IssuedKey, KeyRequest
 from engine.storage.key_changes import Which
-from engine.storage.key_desk import MOST_MADE_PER_HOUR, KeyDesk, count_days
+from engine.storage.key_desk import MOST_MADE_PER_HOUR, KeyDesk, Reach, count_days
 from engine.storage.key_listing import Page
 from engine.storage.key_rules import write_rules
 
@@ -37,44 +39,53 @@ _RULES = frozenset(
 class KeyRoutes:
     """Each endpoint serves both: a user for its own keys, an administrator for everybody's."""
 
-    def __init__(self, desk: KeyDesk) -> None:
-        self._desk = desk
+    def __init__(self, desk: KeyDesk, read_snapshot: Callable[[], Snapshot]) -> None:
+        self._desk, self._read_snapshot = desk, read_snapshot
 
     def list(self) -> Sequence[Route]:
         own, any_, of_user = "/user/api-keys", "/admin/api-keys", "/admin/users/{user_id}/api-keys"
         one, one_of_any = f"{own}/{{key_id}}", f"{any_}/{{key_id}}"
         return (
-            Route("POST", own, self.create_own, "Make a key; its text is in this answer only.", body=CreateKey),
-            Route("GET", own, self.list_own, "List your keys."),
-            Route("GET", f"{own}/usage", self.show_usage, "What each of your keys was used for."),
-            Route(
-                "GET", f"{own}/audit-logs", self.list_own_events, "What happened to your keys.",
-                query=AuditQuery,
-            ),
-            Route("GET", one, self.show_own, "Show a key of yours."),
-            Route("PUT", one, self.change_own, "Change or rotate a key of yours.", body=ChangeKey),
-            Route("DELETE", one, self.revoke_own, "Revoke a key of yours.", body=DeleteKey),
-            Route("GET", any_, self.list_all, "List everybody's keys.", query=KeysQuery),
-            Route("GET", one_of_any, self.show_any, "Show a key."),
-            Route("PUT", one_of_any, self.change_any, "Change or rotate a key.", body=ChangeKey),
-            Route("DELETE", one_of_any, self.revoke_any, "Revoke a key.", body=DeleteKey),
-            Route("GET", of_user, self.list_of_user, "List a user's keys."),
-            Route("POST", of_user, self.create_for_user, "Make a key for a user.", body=CreateKeyFor),
-            Route("GET", "/admin/audit", self.list_events, "Read the audit log.", query=AuditQuery),
+            Route("POST", own, self.create_own, "Make a key; its text is in this answer only.", body=CreateKey,
+                  need=to_change("api_keys:create")),
+            Route("GET", own, self.list_own, "List your keys.", need=to_look("api_keys:list")),
+            Route("GET", f"{own}/usage", self.show_usage, "What each of your keys was used for.",
+                  need=to_look("usage:read")),
+            Route("GET", f"{own}/audit-logs", self.list_own_events, "What happened to your keys.",
+                  query=AuditQuery, need=to_look("api_keys:read")),
+            Route("GET", one, self.show_own, "Show a key of yours.", need=to_look("api_keys:read")),
+            Route("PUT", one, self.change_own, "Change or rotate a key of yours.", body=ChangeKey,
+                  need=to_change("api_keys:update")),
+            Route("DELETE", one, self.revoke_own, "Revoke a key of yours.", body=DeleteKey,
+                  need=to_change("api_keys:delete")),
+            Route("GET", any_, self.list_all, "List everybody's keys.", query=KeysQuery,
+                  need=to_look("any_api_keys:list")),
+            Route("GET", one_of_any, self.show_any, "Show a key.", need=to_look("any_api_keys:read")),
+            Route("PUT", one_of_any, self.change_any, "Change or rotate a key.", body=ChangeKey,
+                  need=to_change("any_api_keys:update")),
+            Route("DELETE", one_of_any, self.revoke_any, "Revoke a key.", body=DeleteKey,
+                  need=to_change("any_api_keys:delete")),
+            Route("GET", of_user, self.list_of_user, "List a user's keys.", need=to_look("any_api_keys:list")),
+            Route("POST", of_user, self.create_for_user, "Make a key for a user.", body=CreateKey,
+                  need=to_change("any_api_keys:create")),
+            Route("GET", "/admin/audit", self.list_events, "Read the audit log.", query=AuditQuery,
+                  need=to_look("audit_logs:read")),
         )  # fmt: skip
 
     # --- a user's own
 
     async def create_own(self, ask: Ask) -> Answer:
-        request = write_request(ask.body, find_owner(ask.caller))
-        issued = await self._desk.make(request, ask.by, most_per_hour=MOST_MADE_PER_HOUR)
+        reach = self._reach_own(ask)
+        role = self._choose_role(ask.body.role or reach.roles.lesser(USER, reach.role), reach)
+        request = write_request(ask.body, find_owner(ask.caller), role)
+        issued = await self._desk.make(request, ask.by, roles=reach.roles, most_per_hour=MOST_MADE_PER_HOUR)
         return Answer(show_made(ask.body, issued), headers=NOT_KEPT)
 
     async def list_own(self, ask: Ask) -> Answer:
-        return await self._list(find_owner(ask.caller))
+        return await self._list(self._reach_own(ask))
 
     async def show_usage(self, ask: Ask) -> Answer:
-        keys = await self._desk.list_keys(find_owner(ask.caller))
+        keys = await self._desk.list_keys(self._reach_own(ask))
         return Answer({"status": "success", "keys": [show_used(key) for key in keys]})
 
     async def list_own_events(self, ask: Ask) -> Answer:
@@ -84,37 +95,39 @@ class KeyRoutes:
         return await self._show_events(ask.query, owner)
 
     async def show_own(self, ask: Ask) -> Answer:
-        return await self._show(find_owner(ask.caller), ask)
+        return await self._show(self._reach_own(ask), ask)
 
     async def change_own(self, ask: Ask) -> Answer:
-        return await self._change(find_owner(ask.caller), ask)
+        return await self._change(self._reach_own(ask), ask)
 
     async def revoke_own(self, ask: Ask) -> Answer:
-        return await self._revoke(find_owner(ask.caller), ask)
+        return await self._revoke(self._reach_own(ask), ask)
 
     # --- everybody's, for administrators
 
     async def list_all(self, ask: Ask) -> Answer:
         query = ask.query
-        keys = await self._desk.list_keys(None, Page(query.limit + 1, query.after))
+        keys = await self._desk.list_keys(self._reach(ask), Page(query.limit + 1, query.after))
         shown = [show_key(key) for key in keys[: query.limit]]
         return Answer({"status": "success", "has_more": len(keys) > query.limit, "keys": shown})
 
     async def show_any(self, ask: Ask) -> Answer:
-        return await self._show(None, ask)
+        return await self._show(self._reach(ask), ask)
 
     async def change_any(self, ask: Ask) -> Answer:
-        return await self._change(None, ask)
+        return await self._change(self._reach(ask), ask)
 
     async def revoke_any(self, ask: Ask) -> Answer:
-        return await self._revoke(None, ask)
+        return await self._revoke(self._reach(ask), ask)
 
     async def list_of_user(self, ask: Ask) -> Answer:
-        return await self._list(ask.names["user_id"])
+        return await self._list(self._reach(ask, ask.names["user_id"]))
 
     async def create_for_user(self, ask: Ask) -> Answer:
-        request = write_request(ask.body, ask.names["user_id"], ask.body.role)
-        issued = await self._desk.make(request, ask.by, most_per_hour=None)
+        reach = self._reach(ask)
+        role = self._choose_role(ask.body.role or USER, reach)
+        request = write_request(ask.body, ask.names["user_id"], role)
+        issued = await self._desk.make(request, ask.by, roles=reach.roles, most_per_hour=None)
         return Answer(show_made(ask.body, issued), headers=NOT_KEPT)
 
     async def list_events(self, ask: Ask) -> Answer:
@@ -122,8 +135,23 @@ class KeyRoutes:
 
     # --- both
 
-    async def _list(self, owner: str) -> Answer:
-        shown = [show_key(key) for key in await self._desk.list_keys(owner)]
+    def _reach(self, ask: Ask, user_id: str | None = None) -> Reach:
+        roles = self._read_snapshot().roles
+        return Reach(roles, find_role(ask.caller, roles), user_id)
+
+    def _reach_own(self, ask: Ask) -> Reach:
+        return self._reach(ask, find_owner(ask.caller))
+
+    def _choose_role(self, role: str, reach: Reach) -> str:
+        """The role that was asked for, if there is one of that name and it is not above the asker's."""
+        if role not in reach.roles and role not in (USER, reach.role):
+            raise InvalidRequest("no file declares this role", code="invalid_value", param="role")
+        if not reach.roles.covers(reach.role, role):
+            raise InvalidRequest("this role is above yours", code="invalid_value", param="role")
+        return role
+
+    async def _list(self, reach: Reach) -> Answer:
+        shown = [show_key(key) for key in await self._desk.list_keys(reach)]
         return Answer({"status": "success", "total_keys": len(shown), "keys": shown})
 
     async def _show_events(self, query: AuditQuery, owner: str | None) -> Answer:
@@ -137,24 +165,26 @@ class KeyRoutes:
         events, more = await self._desk.list_events(filters, query.limit, query.before)
         return Answer({"status": "success", "total_logs": len(events), "has_more": more, "logs": events})
 
-    async def _show(self, owner: str | None, ask: Ask) -> Answer:
-        found = await self._desk.find(owner, ask.names["key_id"])
+    async def _show(self, reach: Reach, ask: Ask) -> Answer:
+        found = await self._desk.find(reach, ask.names["key_id"])
         return Answer({"status": "success", "key": show_key(found)})
 
-    async def _revoke(self, owner: str | None, ask: Ask) -> Answer:
+    async def _revoke(self, reach: Reach, ask: Ask) -> Answer:
         key_id = ask.names["key_id"]
-        await self._desk.revoke(owner, key_id, ask.by)
+        await self._desk.revoke(reach, key_id, ask.by)
         return Answer({"status": "success", "message": "the key is revoked", "id": key_id})
 
-    async def _change(self, owner: str | None, ask: Ask) -> Answer:
+    async def _change(self, reach: Reach, ask: Ask) -> Answer:
         key_id, asked = ask.names["key_id"], ask.body
         if asked.action == "update":
-            await self._desk.change(owner, key_id, write_changes(asked), ask.by)
-            return await self._show(owner, ask)
+            if asked.role is not None:
+                self._choose_role(asked.role, reach)
+            await self._desk.change(reach, key_id, write_changes(asked), ask.by)
+            return await self._show(reach, ask)
         refuse_beside_rotation(asked)
         tag = asked.environment_tag
         bulk = Which(environment=TAGS[tag] if tag else None) if asked.action == "bulk_rotate" else None
-        issued = await self._desk.rotate(owner, key_id, asked.grace_period_hours * 3600, ask.by, bulk)
+        issued = await self._desk.rotate(reach, key_id, asked.grace_period_hours * 3600, ask.by, bulk)
         keys = [{"id": key.id, "key_name": key.name, "api_key": key.key.reveal()} for key in issued]
         body = {"status": "success", "message": "shown once", "rotated": len(keys), "keys": keys}
         return Answer(body | (keys[0] if asked.action == "rotate" else {}), headers=NOT_KEPT)
@@ -162,6 +192,8 @@ class KeyRoutes:
 
 def find_owner(caller: Caller) -> str:
     """Whose account a key belongs to."""
+    if caller.team_id:
+        raise NotAllowed("a team's key belongs to nobody's account", code="no_account")
     if caller.unlimited:
         raise NotAllowed(
             "the key of GATEWAYZ_ADMIN_KEY belongs to no account; use /admin/users/{id}/api-keys",
@@ -202,8 +234,8 @@ def write_changes(asked: ChangeKey) -> dict[str, Any]:
         else:
             value = getattr(asked, name)
             changes[column] = list(value) if isinstance(value, tuple) else value
-    if changes.get("name", "") is None or changes.get("scopes", ()) is None:
-        raise InvalidRequest("key_name and scope_permissions cannot be null", code="invalid_value")
+    if any(changes.get(column, "") is None for column in ("name", "scopes", "role")):
+        raise InvalidRequest("key_name, scope_permissions and role cannot be null", code="invalid_value")
     return changes
 
 
@@ -244,6 +276,7 @@ def show_key(key: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "id": key["id"],
         "user_id": key["user_id"],
+        "team_id": key["team_id"],
         "key_name": key["name"],
         "api_key": f"gw_{key['environment']}_...{key['last4']}",
         "environment_tag": _TAG_OF[key["environment"]],

@@ -10,6 +10,7 @@ from engine.config.snapshot import Snapshot
 from engine.errors import InvalidRequest, NotFound
 from engine.http.endpoints import Answer, Ask, Route
 from engine.http.keys import find_owner
+from engine.policies.access import to_change, to_look
 from engine.secret import Secret
 from engine.storage.postgres import Connection, Database
 from engine.storage.provider_keys import delete_provider_key, list_provider_keys, set_provider_key
@@ -48,10 +49,12 @@ class ProviderKeyRoutes:
     def list(self) -> Sequence[Route]:
         path = "/user/provider-keys"
         return (
-            Route("GET", path, self.show, "List your own keys at providers."),
-            Route("POST", path, self.set, "Bring your own key at a provider.", body=SetProviderKey),
-            Route("DELETE", f"{path}/{{provider}}", self.delete, "Forget your key at a provider."),
-        )
+            Route("GET", path, self.show, "List your own keys at providers.", need=to_look("provider_keys:read")),
+            Route("POST", path, self.set, "Bring your own key at a provider.", body=SetProviderKey,
+                  need=to_change("provider_keys:create")),
+            Route("DELETE", f"{path}/{{provider}}", self.delete, "Forget your key at a provider.",
+                  need=to_change("provider_keys:delete")),
+        )  # fmt: skip
 
     async def show(self, ask: Ask) -> Answer:
         owner = find_owner(ask.caller)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from engine.config.roles import ADMIN as ADMIN_ROLE
+from engine.config.roles import EVERYTHING, ONLY_ADMINISTRATORS, Roles
 from engine.errors import NotAllowed
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ PUBLIC = frozenset({"/health", "/health/ready", "/metrics", "/openapi.json", "/d
 class Need:
     scope: str
     role: str = "user"
+    """`admin`: a role that may everything, unless `permission` says what is enough."""
+    permission: str = ""
+    """`resource:action` that the role of the key and that of its owner must both have."""
 
 
 FOR_INFERENCE = Need(INFERENCE)
@@ -39,6 +44,14 @@ BELOW: dict[str, tuple[Need, Need]] = {
 other dialects are not here: their paths are the formats' own, and they name FOR_INFERENCE or FOR_CATALOG."""
 
 
+def to_look(permission: str) -> Need:
+    return Need(READ, permission=permission)
+
+
+def to_change(permission: str) -> Need:
+    return Need(ADMIN, permission=permission)
+
+
 def find_need(method: str, path: str) -> Need:
     for above, (look, change) in BELOW.items():
         if path == above or path.startswith(f"{above}/"):
@@ -47,15 +60,35 @@ def find_need(method: str, path: str) -> Need:
 
 
 def check_access(
-    caller: "Caller", need: Need, headers: "Sequence[tuple[bytes, bytes]]", client_ip: str
+    caller: "Caller",
+    need: Need,
+    headers: "Sequence[tuple[bytes, bytes]]",
+    client_ip: str,
+    roles: Roles = ONLY_ADMINISTRATORS,
 ) -> None:
     """Raises NotAllowed when the key may not do this, or not from there."""
-    if need.role == "admin" and caller.role != "admin":
-        raise NotAllowed("this route is for administrators", code="insufficient_permissions")
+    permission = need.permission or (EVERYTHING if need.role == ADMIN_ROLE else "")
+    if permission and not is_permitted(caller, permission, roles):
+        if permission == EVERYTHING:
+            raise NotAllowed("this route is for administrators", code="insufficient_permissions")
+        raise NotAllowed(f"this needs the permission {permission}", code="insufficient_permissions")
     if need.scope not in caller.scopes:
         raise NotAllowed(f"this key does not have the scope `{need.scope}`", code="scope_missing")
     if caller.bounds is not None:
         check_origin(caller.bounds, headers, client_ip)
+
+
+def is_permitted(caller: "Caller", permission: str, roles: Roles) -> bool:
+    """Whether the roles of the key and of its owner both have it: a key never has more than its owner."""
+    if caller.unlimited:
+        return True
+    owned = not caller.owner_role or roles.allows(caller.owner_role, permission)
+    return owned and roles.allows(caller.role, permission)
+
+
+def find_role(caller: "Caller", roles: Roles) -> str:
+    """The role that a caller acts with: the key's, or its owner's if that is less."""
+    return caller.role if caller.unlimited else roles.lesser(caller.role, caller.owner_role)
 
 
 def check_origin(bounds: "KeyBounds", headers: "Sequence[tuple[bytes, bytes]]", client_ip: str) -> None:

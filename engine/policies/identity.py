@@ -1,10 +1,11 @@
 """Who is calling: the key of a request becomes a `Caller`, or the request ends with 401, 403 or 503."""
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from engine.call import Caller
+from engine.config.roles import ONLY_ADMINISTRATORS, Roles
 from engine.config.settings import KEY_FORMAT
 from engine.errors import KeyRefused
 from engine.policies.access import FOR_INFERENCE, Need, check_access, find_need
@@ -25,8 +26,13 @@ class Keys(Protocol):
 
 
 class Identity:
-    def __init__(self, keys: Keys, admin_key: Secret | None) -> None:
-        self._keys = keys
+    def __init__(
+        self,
+        keys: Keys,
+        admin_key: Secret | None,
+        read_roles: Callable[[], Roles] = lambda: ONLY_ADMINISTRATORS,
+    ) -> None:
+        self._keys, self._read_roles = keys, read_roles
         self._admin_key = admin_key.reveal().encode() if admin_key else b""
         self._admin = Caller(
             "admin-environment",
@@ -46,8 +52,8 @@ class Identity:
         caller = self._keys.find(text)
         if caller is None:
             caller = await self._fetch(text)
-        if need.scope not in caller.scopes or caller.bounds is not None or need.role != "user":
-            check_access(caller, need, headers, client_ip)
+        if need.scope not in caller.scopes or caller.bounds is not None or need is not FOR_INFERENCE:
+            check_access(caller, need, headers, client_ip, self._read_roles())
         return caller
 
     async def admit(self, scope: Any, need: Need | None = None) -> Caller:

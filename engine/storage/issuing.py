@@ -6,11 +6,13 @@ from decimal import Decimal
 from secrets import token_hex
 from typing import Any
 
+from engine.config.roles import ONLY_ADMINISTRATORS, Roles
 from engine.secret import Secret
 from engine.storage.audit import COMMAND, Actor, Event, write_event
 from engine.storage.key_rules import KeyRules, write_rules
 from engine.storage.ledger import grant
 from engine.storage.postgres import Connection, count_change
+from engine.storage.roles import raise_role
 from engine.storage.secrets import KeyRing, generate_key
 from engine.storage.users import get_or_create_user
 
@@ -30,6 +32,10 @@ class KeyRequest:
     credit_usd: Decimal = Decimal(0)
     expires_at: datetime | None = None
     rules: KeyRules = KeyRules()
+    team_id: str | None = None
+    """Of a key that belongs to a team; `user_id` is who made it."""
+    raises_owner: Roles | None = None
+    """At the command line the owner gets the key's role, too, if his own is less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,8 @@ async def issue_key(
     async with connection.transaction():
         n = await count_change(connection)
         user_id = asked.user_id or await get_or_create_user(connection, asked.user)
+        if asked.raises_owner is not None:
+            await raise_role(connection, ring, asked.raises_owner, user_id, asked.role, by)
         if asked.credit_usd:
             await grant(
                 connection,
@@ -73,15 +81,16 @@ async def issue_key(
                 by=by.user_id,
             )
         await connection.execute(
-            "INSERT INTO api_keys (id, user_id, name, role, environment, hash, ring_id, last4, scopes,"
+            "INSERT INTO api_keys (id, user_id, team_id, name, role, environment, hash, ring_id, last4, scopes,"
             " models, expires_at, changed_n, is_primary, providers, ip_allowlist, referrers, max_requests,"
-            " max_spend_usd, limits) VALUES (%(id)s, %(user_id)s, %(name)s, %(role)s, %(environment)s,"
+            " max_spend_usd, limits) VALUES (%(id)s, %(user_id)s, %(team_id)s, %(name)s, %(role)s, %(environment)s,"
             " %(hash)s, %(ring_id)s, %(last4)s, %(scopes)s, %(models)s, %(expires_at)s, %(n)s,"
             " NOT EXISTS (SELECT 1 FROM api_keys WHERE user_id = %(user_id)s),"
             " %(providers)s, %(ip_allowlist)s, %(referrers)s, %(max_requests)s, %(max_spend_usd)s, %(limits)s)",
             {
                 "id": issued.id,
                 "user_id": user_id,
+                "team_id": asked.team_id,
                 "name": asked.name,
                 "role": asked.role,
                 "environment": asked.environment,
@@ -110,6 +119,7 @@ def describe_request(asked: KeyRequest, issued: IssuedKey) -> dict[str, Any]:
         "scopes": asked.scopes,
         "models": asked.models,
         "expires_at": asked.expires_at,
+        **({"team_id": asked.team_id} if asked.team_id else {}),
         **({"credit_usd": str(asked.credit_usd)} if asked.credit_usd else {}),
         **asked.rules.model_dump(mode="json", exclude_unset=True),
     }
@@ -124,5 +134,10 @@ async def issue_first_admin_key(connection: Connection, ring: KeyRing) -> Issued
         ).fetchone()
         if found is not None:
             return None
-        asked = KeyRequest("first admin key", role="admin", scopes=("inference", "admin"))
+        asked = KeyRequest(
+            "first admin key",
+            role="admin",
+            scopes=("inference", "admin"),
+            raises_owner=ONLY_ADMINISTRATORS,
+        )
         return await issue_key(connection, ring, asked)

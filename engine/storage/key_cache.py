@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 CACHE_FILE = "keys.cache"
 MOST_KEYS = 10_000
-_LAYOUT = 4
+_LAYOUT = 5
 _HASH, _N, _KEY_ID = 0, 1, 2
 
 
@@ -97,12 +97,13 @@ def _write_row(key: KnownKey) -> list[Any]:
         who.team_id,
         who.plan,
         who.prepaid,
+        who.owner_role,
     ]
 
 
 def _read_row(row: list[Any], ring: KeyRing) -> KnownKey:
     hashed, n, key_id, user_id, role, name, last4, models, scopes, expires_at, *rest = row
-    environment, scoped_models, rules, own_keys, team_id, plan, prepaid = rest
+    environment, scoped_models, rules, own_keys, team_id, plan, prepaid, owner_role = rest
     caller = Caller(
         key_id=key_id,
         user_id=user_id,
@@ -119,5 +120,6 @@ def _read_row(row: list[Any], ring: KeyRing) -> KnownKey:
         team_id=team_id,
         plan=plan,
         prepaid=prepaid,
+        owner_role=owner_role,
     )
     return KnownKey(bytes.fromhex(hashed), caller, n)

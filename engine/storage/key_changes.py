@@ -29,12 +29,15 @@ CHANGEABLE = frozenset(
         "max_requests",
         "max_spend_usd",
         "limits",
+        "role",
     }
 )
 _ACTIVE: LiteralString = (
     "SELECT id, name, role, environment, user_id, last4 FROM api_keys"
     " WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())"
-    " AND (%(id)s::text IS NULL OR id = %(id)s) AND (%(user_id)s::text IS NULL OR user_id = %(user_id)s)"
+    " AND (%(id)s::text IS NULL OR id = %(id)s)"
+    " AND (%(user_id)s::text IS NULL OR (user_id = %(user_id)s AND team_id IS NULL))"
+    " AND (%(team_id)s::text IS NULL OR team_id = %(team_id)s) AND role <> ALL(%(not_roles)s::text[])"
     " AND (%(environment)s::text IS NULL OR environment = %(environment)s)"
     " AND (%(email)s::text IS NULL OR user_id = (SELECT id FROM users WHERE lower(email) = lower(%(email)s)))"
     " ORDER BY created_at, id LIMIT %(most)s"
@@ -56,6 +59,9 @@ class Which:
     environment: str | None = None
     email: str | None = None
     """The owner's address."""
+    team_id: str | None = None
+    not_roles: tuple[str, ...] = ()
+    """Keys with these roles are left alone."""
 
 
 async def rotate_keys(
@@ -72,6 +78,8 @@ async def rotate_keys(
             "user_id": which.user_id,
             "environment": which.environment,
             "email": which.email,
+            "team_id": which.team_id,
+            "not_roles": list(which.not_roles),
             "most": MOST_AT_ONCE,
         }
         rows = await (await connection.execute(_ACTIVE, asked)).fetchall()

@@ -10,8 +10,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from engine.config.reload import Loader
+from engine.config.roles import ONLY_ADMINISTRATORS, Roles
+from engine.config.settings import read_environment, read_settings
 from engine.config.yamltree import parse_document
-from engine.errors import GatewayError, InvalidRequest
+from engine.errors import ConfigRefused, GatewayError, InvalidRequest
 from engine.storage.command_line import (
     StorageSettings,
     Subparsers,
@@ -57,7 +60,12 @@ def _add_create(create: argparse.ArgumentParser) -> None:
     add = create.add_argument
     add("--name", required=True, help="what the key is for")
     add("--user", default=DEFAULT_USER, metavar="EMAIL", help="who pays (default: %(default)s)")
-    add("--role", choices=("user", "admin"), default="user")
+    add(
+        "--role",
+        default="user",
+        metavar="ROLE",
+        help="user, developer, admin or one of your files; a user with less gets it",
+    )
     add("--credit", type=_read_amount, default=Decimal(0), metavar="USD", help="given to the user")
     add("--environment", choices=ENVIRONMENTS, default="live")
     add(
@@ -115,8 +123,20 @@ def read_end(text: str) -> datetime:
     return moment
 
 
+def read_roles(role: str) -> Roles:
+    """The roles of the configuration, which is not read for those that every installation has."""
+    if role in ONLY_ADMINISTRATORS:
+        return ONLY_ADMINISTRATORS
+    loader = Loader(read_settings(), read_environment())
+    roles = loader.prepare(loader.read(), run_examples=False).roles
+    if role not in roles:
+        raise InvalidRequest(f"no file declares the role {role}: there are {', '.join(sorted(roles.files))}")
+    return roles
+
+
 def read_request(args: argparse.Namespace) -> KeyRequest:
     """What the arguments ask for. Raises InvalidRequest."""
+    roles = read_roles(args.role)
     usual = ("inference", "admin") if args.role == "admin" else ("inference",)
     given: dict[str, Any] = {
         "providers": args.providers.split(",") if args.providers else None,
@@ -136,6 +156,7 @@ def read_request(args: argparse.Namespace) -> KeyRequest:
         name=args.name,
         user=args.user,
         role=args.role,
+        raises_owner=roles,
         environment=args.environment,
         models=tuple(args.models.split(",")) if args.models else None,
         scopes=scopes,
@@ -162,6 +183,9 @@ def create_key(args: argparse.Namespace) -> int:
         asked = read_request(args)
     except GatewayError as refusal:
         say(refusal.message)
+        return 2
+    except ConfigRefused as refusal:
+        say(str(refusal))
         return 2
 
     async def work(connection: Connection, settings: StorageSettings) -> int:

@@ -1,13 +1,15 @@
-"""What HTTP may do with keys: each is one piece of work on a connection, for one owner or (None) for all.
+"""What HTTP may do with keys: each is one piece of work on a connection, for those within reach.
 
 A key of somebody else is not there: the answer does not tell whether it exists.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from engine.errors import LimitExceeded, NotAllowed, NotFound
+from engine.config.roles import Roles
+from engine.errors import InvalidRequest, LimitExceeded, NotAllowed, NotFound
 from engine.storage.audit import Actor, Event, list_events, write_event
 from engine.storage.issuing import IssuedKey, KeyRequest, issue_key
 from engine.storage.key_changes import Which, revoke_key, rotate_keys, update_key
@@ -19,20 +21,41 @@ MOST_MADE_PER_HOUR = 10
 _HOUR_S = 3600.0
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Whose keys somebody may touch: one user's, one team's, or (neither) everybody's, and none above `role`."""
+
+    roles: Roles
+    role: str
+    user_id: str | None = None
+    team_id: str | None = None
+
+
 class KeyDesk:
     def __init__(self, database: Database, ring: KeyRing) -> None:
         self._database, self._ring = database, ring
 
-    async def make(self, asked: KeyRequest, by: Actor, *, most_per_hour: int | None) -> IssuedKey:
-        """A new key of an existing user; `most_per_hour` bounds what users make for themselves."""
+    async def make(
+        self, asked: KeyRequest, by: Actor, *, roles: Roles, most_per_hour: int | None
+    ) -> IssuedKey:
+        """A new key of an existing user, with no more than its owner's role.
+
+        `most_per_hour` bounds what users make for themselves.
+        """
         user_id = asked.user_id or ""
 
         async def work(connection: Connection) -> IssuedKey:
             row = await (
-                await connection.execute("SELECT active FROM users WHERE id = %s", (user_id,))
+                await connection.execute("SELECT active, role FROM users WHERE id = %s", (user_id,))
             ).fetchone()
             if row is None or not row[0]:
                 raise NotFound("there is no such active user")
+            if not roles.covers(row[1], asked.role):
+                raise InvalidRequest(
+                    f"a key has no more than its owner's role, which is {row[1]}",
+                    code="invalid_value",
+                    param="role",
+                )
             if most_per_hour is not None and await count_made(connection, user_id, _HOUR_S) >= most_per_hour:
                 raise LimitExceeded(
                     f"a user may make {most_per_hour} keys in an hour",
@@ -43,36 +66,46 @@ class KeyDesk:
 
         return await self._database.run(work)
 
-    async def list_keys(self, owner: str | None, page: Page | None = None) -> list[dict[str, Any]]:
+    async def list_keys(self, reach: Reach, page: Page | None = None) -> list[dict[str, Any]]:
         async def work(connection: Connection) -> list[dict[str, Any]]:
-            return await list_keys(connection, owner, used=True, page=page)
+            return await list_keys(connection, reach.user_id, team_id=reach.team_id, used=True, page=page)
 
         return await self._database.run(work)
 
-    async def find(self, owner: str | None, key_id: str) -> dict[str, Any]:
+    async def find(self, reach: Reach, key_id: str) -> dict[str, Any]:
         async def work(connection: Connection) -> dict[str, Any]:
-            return await _find(connection, owner, key_id)
+            return await _find(connection, reach, key_id)
 
         return await self._database.run(work)
 
-    async def change(self, owner: str | None, key_id: str, changes: Mapping[str, Any], by: Actor) -> None:
+    async def change(self, reach: Reach, key_id: str, changes: Mapping[str, Any], by: Actor) -> None:
         async def work(connection: Connection) -> None:
-            await _find(connection, owner, key_id)
+            found = await _find_below(connection, reach, key_id)
+            if "role" in changes and not reach.roles.covers(found["owner_role"], changes["role"]):
+                raise InvalidRequest(
+                    "a key has no more than its owner's role", code="invalid_value", param="role"
+                )
             if not await update_key(connection, self._ring, key_id, changes, by):
                 raise NotAllowed("this key is revoked: it cannot be changed any more", code="key_revoked")
 
         await self._database.run(work)
 
     async def rotate(
-        self, owner: str | None, key_id: str, grace_s: float, by: Actor, bulk: Which | None = None
+        self, reach: Reach, key_id: str, grace_s: float, by: Actor, bulk: Which | None = None
     ) -> list[IssuedKey]:
-        """One key, or with `bulk` those that it names of the owner of that key."""
+        """One key, or with `bulk` those that it names of the owner of that key, as far as the role reaches."""
 
         async def work(connection: Connection) -> list[IssuedKey]:
-            found = await _find(connection, owner, key_id)
+            found = await _find_below(connection, reach, key_id)
             which = Which(key_id)
             if bulk is not None:
-                which = Which(user_id=found["user_id"], environment=bulk.environment)
+                team = found["team_id"]
+                which = Which(
+                    user_id=None if team else found["user_id"],
+                    team_id=team,
+                    environment=bulk.environment,
+                    not_roles=tuple(reach.roles.list_above(reach.role)),
+                )
             issued = await rotate_keys(connection, self._ring, which, grace_s, by)
             if not issued:
                 raise NotAllowed("this key is revoked or expired: it cannot be rotated", code="key_revoked")
@@ -80,9 +113,9 @@ class KeyDesk:
 
         return await self._database.run(work)
 
-    async def revoke(self, owner: str | None, key_id: str, by: Actor) -> None:
+    async def revoke(self, reach: Reach, key_id: str, by: Actor) -> None:
         async def work(connection: Connection) -> None:
-            await _find(connection, owner, key_id)
+            await _find_below(connection, reach, key_id)
             await revoke_key(connection, self._ring, key_id, by)
 
         await self._database.run(work)
@@ -107,11 +140,22 @@ class KeyDesk:
         await self._database.run(work)
 
 
-async def _find(connection: Connection, owner: str | None, key_id: str) -> dict[str, Any]:
-    found = await list_keys(connection, owner, key_id=key_id, used=True) if "\0" not in key_id else []
+async def _find(connection: Connection, reach: Reach, key_id: str) -> dict[str, Any]:
+    found = []
+    if "\0" not in key_id:
+        found = await list_keys(connection, reach.user_id, team_id=reach.team_id, key_id=key_id, used=True)
     if not found:
         raise NotFound("there is no such key", code="key_not_found")
     return found[0]
+
+
+async def _find_below(connection: Connection, reach: Reach, key_id: str) -> dict[str, Any]:
+    """The same for who wants to change it. What a key can do is bounded by its owner's role of today."""
+    found = await _find(connection, reach, key_id)
+    role = found["role"] if found["team_id"] else reach.roles.lesser(found["role"], found["owner_role"])
+    if not reach.roles.covers(reach.role, role):
+        raise NotAllowed("this key has a role above yours", code="role_too_high")
+    return found
 
 
 def count_days(until: str | None, now: datetime) -> int | None:

@@ -10,7 +10,8 @@ from psycopg.rows import dict_row
 from engine.storage.postgres import Connection
 
 _FIELDS: LiteralString = (
-    "k.id, k.name, k.user_id, u.email AS user, k.role, k.environment, k.last4, k.models, k.scopes, k.providers,"
+    "k.id, k.name, k.user_id, u.email AS user, u.role AS owner_role, k.team_id,"
+    " k.role, k.environment, k.last4, k.models, k.scopes, k.providers,"
     " k.ip_allowlist, k.referrers, k.max_requests, k.max_spend_usd, k.limits, k.is_primary, k.created_at,"
     " k.updated_at, k.last_used_at, k.expires_at, k.revoked_at, k.replaced_until"
 )
@@ -35,20 +36,26 @@ async def list_keys(
     key_id: str | None = None,
     used: bool = False,
     page: Page | None = None,
+    team_id: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Every key of a user or of all, newest last; with `used`, how often it was used and what that cost."""
+    """Every key of a user, of a team or of all, newest last; with `used`, how often it was used and what that cost.
+
+    A user's keys are not those that he made for a team.
+    """
     fields: LiteralString = f"{_FIELDS}, r.requests_used, r.spent_usd" if used else _FIELDS
     join: LiteralString = _USED if used else ""
     async with connection.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(
             f"SELECT {fields} FROM api_keys k JOIN users u ON u.id = k.user_id{join}"
-            " WHERE (%(user_id)s::text IS NULL OR k.user_id = %(user_id)s)"
+            " WHERE (%(user_id)s::text IS NULL OR (k.user_id = %(user_id)s AND k.team_id IS NULL))"
+            " AND (%(team_id)s::text IS NULL OR k.team_id = %(team_id)s)"
             " AND (%(key_id)s::text IS NULL OR k.id = %(key_id)s)"
             " AND (%(after)s::text IS NULL OR (k.created_at, k.id) >"
             " (SELECT created_at, id FROM api_keys WHERE id = %(after)s))"
             " ORDER BY k.created_at, k.id LIMIT %(limit)s",
             {
                 "user_id": user_id,
+                "team_id": team_id,
                 "key_id": key_id,
                 "after": page.after if page is not None else None,
                 "limit": page.limit if page is not None else None,

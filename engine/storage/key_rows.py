@@ -10,16 +10,19 @@ from engine.storage.key_rules import compile_bounds, grant_scopes
 
 SELECT_KEY: LiteralString = (
     "SELECT c.n, k.hash, k.replaced_hash, extract(epoch FROM k.replaced_until)::float8, k.ring_id,"
-    " k.revoked_at IS NOT NULL, u.active AND coalesce(t.active, true), k.id, k.user_id, k.role, k.name,"
+    " k.revoked_at IS NOT NULL, coalesce(t.active, u.active), k.id, k.user_id, k.role, k.name,"
     " k.last4, k.environment, k.models, k.scopes, extract(epoch FROM k.expires_at)::float8,"
     " k.providers, k.ip_allowlist, k.referrers, k.max_requests, k.max_spend_usd::text, k.limits,"
     " coalesce(k.team_id, ''), coalesce(t.plan, u.plan), coalesce(t.prepaid, u.prepaid),"
+    " CASE WHEN k.team_id IS NULL THEN u.role ELSE '' END,"
     " (SELECT jsonb_object_agg(p.provider, jsonb_build_array(p.id, p.sealed)) FROM user_provider_keys p"
-    " WHERE p.user_id = k.user_id)"
+    " WHERE p.user_id = k.user_id AND k.team_id IS NULL)"
     " FROM change_counter c LEFT JOIN"
     " (api_keys k JOIN users u ON u.id = k.user_id LEFT JOIN teams t ON t.id = k.team_id)"
     " ON k.hash = ANY(%(hashes)s::bytea[]) OR k.replaced_hash = ANY(%(hashes)s::bytea[])"
 )
+FOR_TEAMS = frozenset({"inference", "catalog"})
+"""What a team's key may open: it is nobody's account, least of all that of who made it."""
 RULES = ("providers", "ip_allowlist", "referrers", "max_requests", "max_spend_usd", "limits")
 
 
@@ -60,8 +63,10 @@ def _is_one_of(stored: bytes, hashes: Sequence[bytes]) -> bool:
 def make_caller(facts: Sequence[Any], until: float | None = None) -> Caller:
     """The caller of a key's columns; with `until` its old text, which ends then."""
     key_id, user_id, role, name, last4, environment, models, scopes, expires_at, *rest = facts
-    *rules, team_id, plan, prepaid = rest
+    *rules, team_id, plan, prepaid, owner_role = rest
     granted, scoped_models = grant_scopes(scopes)
+    if team_id:
+        granted &= FOR_TEAMS
     given = {name: value for name, value in zip(RULES, rules, strict=True) if value not in (None, [], {})}
     ends = [moment for moment in (expires_at, until) if moment is not None]
     return Caller(
@@ -79,4 +84,5 @@ def make_caller(facts: Sequence[Any], until: float | None = None) -> Caller:
         team_id=team_id,
         plan=plan,
         prepaid=prepaid,
+        owner_role=owner_role,
     )
