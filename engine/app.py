@@ -27,6 +27,7 @@ from engine.http.cors import Cors
 from engine.http.identifiers import CallIds
 from engine.http.inference import InferenceDoors, OpenCalls
 from engine.http.keys import KeyRoutes
+from engine.http.login import Login, Neighbours
 from engine.http.monitoring import Monitoring, Readiness
 from engine.http.openapi import ApiDescription
 from engine.http.ports import App as Asgi
@@ -36,6 +37,7 @@ from engine.http.roles import RoleRoutes
 from engine.http.routes import Routes
 from engine.mail.sender import MailSender
 from engine.policies.admission import Admission, LimitStage
+from engine.policies.attempts import Attempts
 from engine.policies.caps import REFRESH_EACH_S, Caps
 from engine.policies.identity import Identity
 from engine.policies.limits import Limiter
@@ -62,6 +64,7 @@ from engine.storage.state_vault import StateVault
 from engine.telemetry.logs import Log, route_library_logs
 from engine.telemetry.metrics import Metrics
 from engine.upstream.exchange import Exchange
+from engine.upstream.key_sets import KeySets
 from engine.upstream.pools import Upstreams
 from engine.wire.usage import Usage
 
@@ -110,7 +113,17 @@ class WorkerApp:
         self._limiter = self._shared.local if self._shared else Limiter(worker=worker, workers=workers)
         self.open_calls = OpenCalls()
         self._queue = QueueStage(self._clock, workers, self.metrics.observe_wait)
-        identity = Identity(self._keys, settings.admin_key, lambda: self._runtime.snapshot.roles)
+        self._login = Login(
+            self._database,
+            ring,
+            KeySets(self._upstreams, self._clock),
+            Attempts(self._shared or self._limiter, self._clock, workers),
+            self._read_snapshot,
+            Neighbours(),
+        )
+        identity = Identity(
+            self._keys, settings.admin_key, lambda: self._runtime.snapshot.roles, self._login.sessions
+        )
         rooms = Rooms(
             identity=identity,
             admission=Admission(
@@ -138,6 +151,7 @@ class WorkerApp:
         self._journal.open()
         await self._keys.start()
         self._flusher.start()
+        self._login.start()
         self._answers.start()
         if self._shared is not None:
             self._shared.start()
@@ -159,6 +173,7 @@ class WorkerApp:
         await self._mail.stop()
         await self._answers.stop()
         await self._vault.stop()
+        await self._login.stop()
         await self._flusher.stop()
         if self._refreshing is not None:
             await cancel_tasks(self._refreshing)
@@ -202,6 +217,7 @@ class WorkerApp:
         routes.declare(*RoleRoutes(self._database, self._ring, self._read_snapshot).list())
         routes.declare(*ProviderKeyRoutes(self._database, self._ring, self._read_snapshot).list())
         routes.declare(*ApiDescription(lambda: routes.declared, self._read_snapshot).list())
+        routes.declare(*self._login.list_routes(identity))
         return routes
 
     async def _refresh_caps(self) -> None:

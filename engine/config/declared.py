@@ -16,6 +16,7 @@ from engine.config.schema_commerce import (
     ReferralsFile,
     TopUpsFile,
 )
+from engine.config.schema_login import LoginFile, MailDomainsFile
 from engine.config.schema_mail import MailFile
 from engine.config.schema_plan import PlanFile
 from engine.config.schema_queue import QueueFile
@@ -24,6 +25,8 @@ from engine.config.schema_trial import TrialFile
 
 DECLARED: Mapping[str, type[Strict]] = {
     "mail": MailFile,
+    "login": LoginFile,
+    "mail_domains": MailDomainsFile,
     "plan": PlanFile,
     "queue": QueueFile,
     "trial": TrialFile,

@@ -25,14 +25,21 @@ class Keys(Protocol):
     async def fetch(self, key_text: str) -> Caller: ...
 
 
+class Sessions(Protocol):
+    """People who signed in (policies/session_tokens.py)."""
+
+    async def find_holder(self, text: str) -> Caller: ...
+
+
 class Identity:
     def __init__(
         self,
         keys: Keys,
         admin_key: Secret | None,
         read_roles: Callable[[], Roles] = lambda: ONLY_ADMINISTRATORS,
+        sessions: Sessions | None = None,
     ) -> None:
-        self._keys, self._read_roles = keys, read_roles
+        self._keys, self._read_roles, self._sessions = keys, read_roles, sessions
         self._admin_key = admin_key.reveal().encode() if admin_key else b""
         self._admin = Caller(
             "admin-environment",
@@ -62,14 +69,28 @@ class Identity:
         need = need or find_need(scope["method"], scope["path"])
         return await self.identify(scope["headers"], client[0] if client else "", need)
 
+    async def find_holder(self, headers: Headers) -> Caller | None:
+        """Whose session a request carries; None when it carries something else. Raises KeyRefused."""
+        text = read_key(headers)
+        if self._sessions is None or not _looks_signed(text):
+            return None
+        return await self._sessions.find_holder(text)
+
     async def _fetch(self, text: str) -> Caller:
         if self._admin_key and hmac.compare_digest(text.encode(), self._admin_key):
             return self._admin
+        if self._sessions is not None and _looks_signed(text):
+            return await self._sessions.find_holder(text)
         if KEY_FORMAT.fullmatch(text) is None:
             raise KeyRefused(
                 "the API key is not valid: a key looks like gw_live_... with 43 characters behind it"
             )
         return await self._keys.fetch(text)
+
+
+def _looks_signed(text: str) -> bool:
+    """Whether it has the three parts of a session token; a key has no dot."""
+    return text.count(".") == 2
 
 
 def read_key(headers: Headers) -> str:

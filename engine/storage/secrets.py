@@ -53,6 +53,8 @@ class RingEntry:
     id: str
     keys: KeyedHash = field(repr=False)
     seal: bytes = field(repr=False)
+    sessions: bytes = field(repr=False)
+    """Signs session tokens."""
 
 
 class KeyRing:
@@ -148,6 +150,7 @@ def _derive_entry(master: bytes) -> RingEntry:
         id=_derive(master, b"gatewayz ring id", 4).hex(),
         keys=KeyedHash(_derive(master, b"gatewayz api keys", 32)),
         seal=_derive(master, b"gatewayz seals", 32),
+        sessions=_derive(master, b"gatewayz sessions", 32),
     )
 
 
