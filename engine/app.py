@@ -35,6 +35,8 @@ from engine.http.ports import split_ports
 from engine.http.provider_keys import ProviderKeyRoutes
 from engine.http.roles import RoleRoutes
 from engine.http.routes import Routes
+from engine.http.team_keys import TeamKeyRoutes
+from engine.http.teams import TeamRoutes
 from engine.mail.sender import MailSender
 from engine.policies.admission import Admission, LimitStage
 from engine.policies.attempts import Attempts
@@ -214,6 +216,8 @@ class WorkerApp:
         routes.add("GET", "/metrics", monitoring.show_metrics)
         routes.declare(*Administration(control, self._list_calls, self._desk.note).list())
         routes.declare(*KeyRoutes(self._desk, self._read_snapshot).list())
+        routes.declare(*TeamRoutes(self._database, self._ring, self._read_snapshot).list())
+        routes.declare(*TeamKeyRoutes(self._desk, self._database, self._read_snapshot).list())
         routes.declare(*RoleRoutes(self._database, self._ring, self._read_snapshot).list())
         routes.declare(*ProviderKeyRoutes(self._database, self._ring, self._read_snapshot).list())
         routes.declare(*ApiDescription(lambda: routes.declared, self._read_snapshot).list())

@@ -38,6 +38,7 @@ BELOW: dict[str, tuple[Need, Need]] = {
     "/v1/models": (FOR_CATALOG, _CHANGE),
     "/models": (FOR_CATALOG, _CHANGE),
     "/user": (_LOOK_AT_OWN, _CHANGE_OWN),
+    "/teams": (_LOOK_AT_OWN, _CHANGE_OWN),
     "/admin": (_LOOK, _CHANGE),
 }
 """Path, and all below it: what looking (GET) needs, and what changing needs. Inference, kept answers and the lists of
