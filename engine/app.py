@@ -5,6 +5,7 @@
 
 import asyncio
 import contextlib
+import importlib
 import random
 import time
 import uuid
@@ -16,6 +17,7 @@ from engine.billing.books import Books, Record
 from engine.call import Call
 from engine.config.networks import Networks
 from engine.config.reload import Runtime
+from engine.config.schema_payments import StripeEntry
 from engine.config.settings import Settings, read_environment
 from engine.config.snapshot import Snapshot
 from engine.errors import DependencyAway
@@ -24,12 +26,14 @@ from engine.http.admin import Administration, Control
 from engine.http.answers import StoredAnswers
 from engine.http.catalog import ModelCatalog
 from engine.http.cors import Cors
+from engine.http.endpoints import Route
 from engine.http.identifiers import CallIds
 from engine.http.inference import InferenceDoors, OpenCalls
 from engine.http.keys import KeyRoutes
 from engine.http.login import Login, Neighbours
 from engine.http.monitoring import Monitoring, Readiness
 from engine.http.openapi import ApiDescription
+from engine.http.payments import PaymentRoutes, without_payments
 from engine.http.ports import App as Asgi
 from engine.http.ports import split_ports
 from engine.http.provider_keys import ProviderKeyRoutes
@@ -38,6 +42,7 @@ from engine.http.routes import Routes
 from engine.http.team_keys import TeamKeyRoutes
 from engine.http.teams import TeamRoutes
 from engine.mail.sender import MailSender
+from engine.payments.room import Payments, build_payments, read_books
 from engine.policies.admission import Admission, LimitStage
 from engine.policies.attempts import Attempts
 from engine.policies.caps import REFRESH_EACH_S, Caps
@@ -109,6 +114,7 @@ class WorkerApp:
         self._exchange = Exchange(self._upstreams)
         folder = settings.config_path.absolute().parent
         self._mail = MailSender(self._database, ring, self._upstreams, self._read_snapshot, folder)
+        self._payments = self._open_payments(gateway.billing.stripe)
         self._breakers = Breakers()
         workers = runtime.snapshot.server.workers
         self._redis, self._shared = self._share_limits(gateway.redis.url.reveal(), worker)
@@ -181,6 +187,8 @@ class WorkerApp:
             await cancel_tasks(self._refreshing)
         await self._keys.stop()
         await self._exchange.close()
+        if self._payments is not None:
+            await self._payments.stripe.close()
         await self._upstreams.close()
         await self._database.close()
         self.log.close()
@@ -196,6 +204,18 @@ class WorkerApp:
             return None, None
         redis, workers = Redis(url, SCRIPT), self._runtime.snapshot.server.workers
         return redis, SharedLimiter(redis, self._clock, uuid.uuid4().hex[:12], worker, workers)
+
+    def _open_payments(self, entry: StripeEntry) -> Payments | None:
+        """Stripe's library costs half a second and 30 MiB: who has no key there never imports it."""
+        if not entry.is_configured:
+            return None
+        stripe = importlib.import_module("engine.payments.stripe_api").StripeApi(entry, self._upstreams)
+        payments = build_payments(
+            self._database, self._ring, stripe, lambda: read_books(self._read_snapshot()), entry
+        )
+        self.metrics.watch("gatewayz_payment_events_total", lambda: as_reading(payments.inbox.counts))
+        self.metrics.watch("gatewayz_payment_flags_total", lambda: as_reading(payments.flags))
+        return payments
 
     def dump_metrics(self) -> dict[str, Any]:
         return self.metrics.dump()
@@ -220,6 +240,7 @@ class WorkerApp:
         routes.declare(*TeamKeyRoutes(self._desk, self._database, self._read_snapshot).list())
         routes.declare(*RoleRoutes(self._database, self._ring, self._read_snapshot).list())
         routes.declare(*ProviderKeyRoutes(self._database, self._ring, self._read_snapshot).list())
+        routes.declare(*list_payment_routes(self._payments))
         routes.declare(*ApiDescription(lambda: routes.declared, self._read_snapshot).list())
         routes.declare(*self._login.list_routes(identity))
         return routes
@@ -314,6 +335,13 @@ class WorkerApp:
 def as_reading(counts: Mapping[str, int]) -> dict[str | tuple[str, ...], float]:
     """Counts by state in the form that gauges are read in."""
     return {state: float(count) for state, count in counts.items()}
+
+
+def list_payment_routes(payments: Payments | None) -> Sequence[Route]:
+    """All of them in any case; without a key each says that there is none."""
+    if payments is not None:
+        return PaymentRoutes(payments.desk, payments.inbox).list()
+    return without_payments(PaymentRoutes(None, None).list())
 
 
 def read_proxies(environ: Mapping[str, str]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from engine.config.schema_commerce import (
 )
 from engine.config.schema_login import LoginFile, MailDomainsFile
 from engine.config.schema_mail import MailFile
+from engine.config.schema_payments import PaymentsFile
 from engine.config.schema_plan import PlanFile
 from engine.config.schema_queue import QueueFile
 from engine.config.schema_role import RoleFile
@@ -36,6 +37,7 @@ DECLARED: Mapping[str, type[Strict]] = {
     "credits": CreditsFile,
     "notices": NoticesFile,
     "top_ups": TopUpsFile,
+    "payments": PaymentsFile,
     "role": RoleFile,
 }
 """The key that names a thing of the kind, and its schema."""

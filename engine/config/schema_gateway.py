@@ -17,6 +17,7 @@ from engine.config.schema_base import (
     Strict,
     described,
 )
+from engine.config.schema_payments import StripeEntry
 from engine.secret import Secret
 
 DEFAULT_TREE = {"database": "${DATABASE_URL:-embedded}", "redis": "${REDIS_URL:-none}"}
@@ -188,6 +189,10 @@ class SimulatorEntry(Strict):
     )
 
 
+class GatewayBillingEntry(Strict):
+    stripe: StripeEntry = described("payments by Stripe", StripeEntry())
+
+
 def _as_url_entry(value: Any) -> Any:
     return value if isinstance(value, dict | Strict) else {"url": value}
 
@@ -205,7 +210,7 @@ class GatewayFile(Strict):
     include: IncludeEntry = described("what is read beside this file", IncludeEntry())
     telemetry: TelemetryEntry = described("logs", TelemetryEntry())
     sinks: tuple[dict[str, Any], ...] = described("where call records go besides the database", ())
-    billing: dict[str, Any] = described("payments", {})
+    billing: GatewayBillingEntry = described("credit and payments", GatewayBillingEntry())
     limits: SharedLimitsEntry = described("limits across processes", SharedLimitsEntry())
     journal: JournalEntry = described("the call journal", JournalEntry())
     stored_answers: StoredAnswersEntry = described("answers that are kept for clients", StoredAnswersEntry())

@@ -82,6 +82,12 @@ FAMILIES: Mapping[str, Family] = {
             "outcome",
         ),
         _counter("gatewayz_mails_total", "Tries to send a mail, by what became of them.", "outcome"),
+        _counter("gatewayz_payment_events_total", "Events of Stripe, by what became of them.", "outcome"),
+        _counter(
+            "gatewayz_payment_flags_total",
+            "Payments that were not as they were asked for, by what is odd.",
+            "flag",
+        ),
         _counter("gatewayz_process_cpu_seconds_total", "CPU seconds of the workers."),
         _gauge("gatewayz_calls_in_progress", "sum", "Calls between the door and their settlement."),
         _gauge("gatewayz_upstream_connections", "sum", "Connections to providers.", "state"),
