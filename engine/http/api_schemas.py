@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, core_schema
 
 REFERENCE = "#/components/schemas/{model}"
 
@@ -16,6 +16,10 @@ class _Describing(GenerateJsonSchema):
 
     def handle_invalid_for_json_schema(self, schema: CoreSchema, error_info: str) -> JsonSchemaValue:
         return {"type": "string"}
+
+    def datetime_schema(self, schema: core_schema.DatetimeSchema) -> JsonSchemaValue:
+        """Seconds since 1970 are taken, too."""
+        return {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "number"}]}
 
 
 def describe_models(

@@ -77,14 +77,16 @@ class Routes:
         if method == "GET" and self.catalog is not None and not is_door:
             if (listed := self.catalog.find(scope)) is not None:
                 return listed
-        if (own := self._find_own(method, path)) is not None:
+        if (own := self._find_own(scope)) is not None:
             return own
-        if methods := self._list_methods(path):
+        if methods := self._list_methods(scope):
             raise MethodNotAllowed(path, method, methods)
         if self.answers is not None and (found := self.answers.find(method, path)) is not None:
             return found
         if is_door:
             raise MethodNotAllowed(path, method, ["POST"])
+        if self.catalog is not None and self.catalog.find(scope) is not None:
+            raise MethodNotAllowed(path, method, ["GET"])
         if path.startswith(NOT_BUILT):
             raise NotBuilt(f"{path} is not built yet")
         near = difflib.get_close_matches(
@@ -93,33 +95,42 @@ class Routes:
         hint = f" (did you mean {', '.join(near)}?)" if near else ""
         raise NotFound(f"there is no route {method} {path[:200]}{hint}", code="endpoint_not_found")
 
-    def _find_own(self, method: str, path: str) -> Endpoint | None:
+    def _find_own(self, scope: Any) -> Endpoint | None:
         """An endpoint that no format serves."""
+        method, path = scope["method"], scope["path"]
         if method in (methods := self.exact.get(path, {})):
             return methods[method]
         for prefix, named in self.prefixes.items():
             name = path[len(prefix) :]
             if path.startswith(prefix) and name and method in named:
                 return partial(_call_named, named[method], name)
+        written = read_written_path(scope)
         for route in self.declared:
-            if route.method == method and (names := route.match(path)) is not None:
+            if route.method == method and (names := route.match(written)) is not None:
                 assert self.identity is not None
                 return partial(route.serve, self.identity, names)
         return None
 
-    def _list_methods(self, path: str) -> list[str]:
+    def _list_methods(self, scope: Any) -> list[str]:
         """What a path that we know answers."""
-        declared = {route.method for route in self.declared if route.match(path) is not None}
-        return sorted({*self.exact.get(path, {}), *declared})
+        written = read_written_path(scope)
+        declared = {route.method for route in self.declared if route.match(written) is not None}
+        return sorted({*self.exact.get(scope["path"], {}), *declared})
 
     def list_paths(self) -> list[str]:
         return list(dict.fromkeys([*self.exact, *(route.path for route in self.declared)]))
 
     async def refuse(self, scope: Any, send: Send, error: GatewayError, request_id: str) -> None:
-        path = scope["path"]
-        is_own = self._find_own(scope["method"], path) is not None
-        format = self.inference.guess_format("" if is_own else path)
+        is_own = self._find_own(scope) is not None
+        format = self.inference.guess_format("" if is_own else scope["path"])
         await respond_error(send, format, error, request_id)
+
+
+def read_written_path(scope: Any) -> str:
+    """The path as the client wrote it: the fixed pieces of a declared route have one spelling, and its names are
+    decoded once, by the route."""
+    raw = scope.get("raw_path")
+    return raw.decode("latin-1") if raw is not None else scope["path"]
 
 
 def name_client(scope: Any, trusted: Networks) -> None:

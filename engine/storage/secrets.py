@@ -26,6 +26,8 @@ from engine.storage.interfaces import StorageRefused
 KEYRING_FILE = "keyring"
 ENVIRONMENTS = ("live", "test", "staging", "dev")
 _BLOCK = 64
+_FEWEST_DIFFERENT = 16
+"""Of 32 random bytes."""
 
 is_key = KEY_FORMAT.fullmatch
 
@@ -138,11 +140,24 @@ def _make_keyring(home: Path) -> None:
 
 def _read_fernet(part: str, number: int) -> Fernet:
     try:
-        return Fernet(part)
+        fernet = Fernet(part)
     except ValueError:
         raise StorageRefused(
             f"entry {number} of GATEWAYZ_KEYRING is not a Fernet key (32 bytes in url-safe base64)"
         ) from None
+    if is_guessable(urlsafe_b64decode(part)):
+        raise StorageRefused(
+            f"entry {number} of GATEWAYZ_KEYRING is no random key; "
+            "`openssl rand -base64 32 | tr '+/' '-_'` writes one"
+        )
+    return fernet
+
+
+def is_guessable(key: bytes) -> bool:
+    """Whether 32 bytes were typed, counted or repeated. Of random ones less than one in 10**12 looks like that."""
+    steps = {(after - before) % 256 for before, after in zip(key, key[1:], strict=False)}
+    is_text = all(0x20 <= byte < 0x7F for byte in key)
+    return is_text or len(steps) < _FEWEST_DIFFERENT or len(set(key)) < _FEWEST_DIFFERENT
 
 
 def _derive_entry(master: bytes) -> RingEntry:

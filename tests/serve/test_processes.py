@@ -322,7 +322,7 @@ def test_a_dead_simulator_comes_back(start):
 def test_without_its_database_an_external_gateway_serves_and_has_no_simulator(start):
     environ = {
         "DATABASE_URL": "postgresql://nobody@127.0.0.1:9/none",
-        "GATEWAYZ_KEYRING": "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
+        "GATEWAYZ_KEYRING": "Yp1mVfQ9cVtq0k3e7JxZ2h5uWb8sNnRgLz4oDaTiKyE=",
     }
     gateway = start(environ=environ).await_ready()
     shown = gateway.get()[1]

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import os
 import threading
+from base64 import urlsafe_b64encode
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from cryptography.fernet import Fernet
 from engine.config.settings import KEY_FORMAT
 from engine.secret import Secret
 from engine.storage.interfaces import StorageRefused
-from engine.storage.secrets import ENVIRONMENTS, KeyedHash, KeyRing, generate_key, load_keyring
+from engine.storage.secrets import ENVIRONMENTS, KeyedHash, KeyRing, generate_key, is_guessable, load_keyring
 
 FIRST, SECOND = Fernet.generate_key().decode(), Fernet.generate_key().decode()
 
@@ -60,6 +61,29 @@ def test_a_ring_that_is_none_is_refused_without_showing_it(text: str):
     with pytest.raises(StorageRefused) as refused:
         KeyRing(Secret(text))
     assert FIRST not in str(refused.value) and "GATEWAYZ_KEYRING" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        bytes(32),
+        b"\xff" * 32,
+        bytes(range(32)),
+        bytes(range(64, 0, -2)),
+        b"abcd\x80" * 6 + b"ab",
+        b"change me, this is no random key",
+        b"0123456789abcdef0123456789abcdef",
+    ],
+)
+def test_a_ring_that_somebody_could_guess_is_refused(key: bytes):
+    text = urlsafe_b64encode(key).decode()
+    with pytest.raises(StorageRefused, match="no random key") as refused:
+        KeyRing(Secret(f"{FIRST},{text}"))
+    assert text not in str(refused.value)
+
+
+def test_a_random_ring_is_never_taken_for_a_guessable_one():
+    assert not any(is_guessable(os.urandom(32)) for _ in range(20_000))
 
 
 def test_an_embedded_start_makes_a_private_ring_once(home: Path):
