@@ -54,7 +54,7 @@ def write_page(document: Mapping[str, Any]) -> bytes:
 
 def _write_operation(method: str, path: str, operation: Mapping[str, Any]) -> str:
     need = operation.get("x-need")
-    who = "open to all" if need is None else f"scope {need['scope']}, role {need['role']}"
+    who = "open to all" if need is None else ", ".join(f"{name} {word}" for name, word in need.items())
     parts = [
         f"<details><summary><b>{method.upper()}</b> <code>{escape(path)}</code> {escape(operation['summary'])}"
         f' <span class="open">{escape(who)}</span></summary>',

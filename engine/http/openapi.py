@@ -131,7 +131,8 @@ def _describe(
         described["security"] = []
     else:
         need = route.need or find_need(route.method, route.path)
-        described["x-need"] = {"scope": need.scope, "role": need.role}
+        permission = {"permission": need.permission} if need.permission else {}
+        described["x-need"] = {"scope": need.scope, "role": need.role, **permission}
     return described
 
 

@@ -129,8 +129,9 @@ class Routes:
 def read_written_path(scope: Any) -> str:
     """The path as the client wrote it: the fixed pieces of a declared route have one spelling, and its names are
     decoded once, by the route."""
-    raw = scope.get("raw_path")
-    return raw.decode("latin-1") if raw is not None else scope["path"]
+    raw: bytes | None = scope.get("raw_path")
+    path: str = scope["path"] if raw is None else raw.decode("latin-1")
+    return path
 
 
 def name_client(scope: Any, trusted: Networks) -> None:

@@ -4,6 +4,7 @@ A refresh token works once and is followed by the next. One that comes again was
 its tokens. Whoever has ended it is told in the audit log.
 """
 
+import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -88,7 +89,7 @@ async def renew_session(connection: Connection, token: Secret, successor: Secret
         session = Session(session_id, user_id, successor, expires_at)
         next_hash = hash_token(successor)
         if used:
-            is_again = followed_by == next_hash
+            is_again = hmac.compare_digest(followed_by or b"", next_hash)
             return session if is_again else Session(session_id, user_id, successor, expires_at, reused=True)
         await connection.execute(
             "UPDATE refresh_tokens SET used_at = now(), successor = %s WHERE hash = %s",

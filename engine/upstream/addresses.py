@@ -14,10 +14,10 @@ from engine.upstream.reply import Origin
 Address = tuple[int, tuple[str, int]]
 """Address family and what `connect` takes."""
 
-_CARRIERS = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")))
+_CARRIERS = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96", "::/96")))
 """Networks whose addresses lead to the IPv4 address at their end: NAT64, one's own too, and the old compatible form."""
-_PLATFORM = frozenset({"168.63.129.16"})
-"""Addresses that look public and are services of the machine's own cloud."""
+_SERVICES = tuple(map(ipaddress.IPv4Network, ("168.63.129.16/32", "192.0.0.0/24")))
+"""What clouds keep for services of the machine itself and some versions of Python call public."""
 
 
 def is_public(text: str) -> bool:
@@ -33,7 +33,12 @@ def is_public(text: str) -> bool:
             inner.extend(address.teredo)
         if any(address in network for network in _CARRIERS):
             inner.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-    if text in _PLATFORM or not address.is_global or address.is_multicast or address.is_unspecified:
+    if (
+        any(address in network for network in _SERVICES)
+        or not address.is_global
+        or address.is_multicast
+        or address.is_unspecified
+    ):
         return False
     return all(is_public(str(one)) for one in inner)
 
