@@ -23,6 +23,7 @@ from engine.config.snapshot import Snapshot
 from engine.errors import DependencyAway
 from engine.gateway import Rooms
 from engine.http.admin import Administration, Control
+from engine.http.allowlist import AllowlistRoutes
 from engine.http.answers import StoredAnswers
 from engine.http.catalog import ModelCatalog
 from engine.http.cors import Cors
@@ -30,6 +31,7 @@ from engine.http.endpoints import Route
 from engine.http.identifiers import CallIds
 from engine.http.inference import InferenceDoors, OpenCalls
 from engine.http.keys import KeyRoutes
+from engine.http.limits import LimitRoutes
 from engine.http.login import Login, Neighbours
 from engine.http.monitoring import Monitoring, Readiness
 from engine.http.openapi import ApiDescription
@@ -43,13 +45,13 @@ from engine.http.team_keys import TeamKeyRoutes
 from engine.http.teams import TeamRoutes
 from engine.mail.sender import MailSender
 from engine.payments.room import Payments, build_payments, read_books
-from engine.policies.admission import Admission, LimitStage
+from engine.policies.admission import Admission
 from engine.policies.attempts import Attempts
 from engine.policies.caps import REFRESH_EACH_S, Caps
 from engine.policies.identity import Identity
 from engine.policies.limits import Limiter
-from engine.policies.queueing import QueueStage
 from engine.policies.shared_limits import SCRIPT, SharedLimiter
+from engine.policies.sharing import Sharing
 from engine.routing.balance import Latencies
 from engine.routing.breaker import Breakers
 from engine.routing.credentials import CoolDowns
@@ -120,7 +122,13 @@ class WorkerApp:
         self._redis, self._shared = self._share_limits(gateway.redis.url.reveal(), worker)
         self._limiter = self._shared.local if self._shared else Limiter(worker=worker, workers=workers)
         self.open_calls = OpenCalls()
-        self._queue = QueueStage(self._clock, workers, self.metrics.observe_wait)
+        self._sharing = Sharing(
+            self._database,
+            self._shared or self._limiter,
+            self._read_snapshot,
+            ring.seal,
+            self.metrics.observe_wait,
+        )
         self._login = Login(
             self._database,
             ring,
@@ -130,13 +138,15 @@ class WorkerApp:
             Neighbours(),
         )
         identity = Identity(
-            self._keys, settings.admin_key, lambda: self._runtime.snapshot.roles, self._login.sessions
+            self._keys,
+            settings.admin_key,
+            lambda: self._runtime.snapshot.roles,
+            self._login.sessions,
+            self._sharing.edge,
         )
         rooms = Rooms(
             identity=identity,
-            admission=Admission(
-                [self._queue, LimitStage(self._shared or self._limiter, self._clock), self._caps]
-            ),
+            admission=Admission([*self._sharing.stages, self._caps]),
             exchange=self._exchange,
             router=Router(self._breakers, CoolDowns(), Latencies(), self._clock, random.random),
             books=Books(self._journal, self._clock, (self._count_call, self._log_call)),
@@ -144,6 +154,7 @@ class WorkerApp:
             report_bug=self._report_bug,
             conversations=Conversations(self._answers),
             private_state=PrivateState(self._vault),
+            guests=self._sharing.guests,
         )
         self._watch_gauges()
         self.asgi = self._build_routes(rooms, identity, control)
@@ -165,6 +176,7 @@ class WorkerApp:
             self._shared.start()
         self._vault.start()
         self._mail.start()
+        self._sharing.start()
         self._refreshing = asyncio.create_task(self._refresh_caps())
         self._chores.start()
 
@@ -179,6 +191,7 @@ class WorkerApp:
             await self._shared.stop()
         await self._chores.stop()
         await self._mail.stop()
+        await self._sharing.stop()
         await self._answers.stop()
         await self._vault.stop()
         await self._login.stop()
@@ -239,6 +252,14 @@ class WorkerApp:
         routes.declare(*TeamRoutes(self._database, self._ring, self._read_snapshot).list())
         routes.declare(*TeamKeyRoutes(self._desk, self._database, self._read_snapshot).list())
         routes.declare(*RoleRoutes(self._database, self._ring, self._read_snapshot).list())
+        limits = LimitRoutes(
+            self._database,
+            self._ring,
+            self._desk,
+            self._read_snapshot,
+            lambda: self._sharing.describe(self._redis),
+        )
+        routes.declare(*limits.list(), *AllowlistRoutes(self._database, self._ring).list())
         routes.declare(*ProviderKeyRoutes(self._database, self._ring, self._read_snapshot).list())
         routes.declare(*list_payment_routes(self._payments))
         routes.declare(*ApiDescription(lambda: routes.declared, self._read_snapshot).list())
@@ -282,6 +303,7 @@ class WorkerApp:
     def _count_call(self, call: Call, record: Record, written: bytes) -> None:
         metrics, served = self.metrics, call.served
         metrics.count_call(call.surface, call.http_status)
+        self._sharing.edge.note(call.http_status, record["total_ms"] / 1000)
         if not call.attempts and call.error_code:
             metrics.count_refusal(call.error_code)
         for attempt in call.attempts:
@@ -313,8 +335,8 @@ class WorkerApp:
         metrics.watch("gatewayz_config_revision_info", lambda: {self._runtime.snapshot.version: 1})
         metrics.watch("gatewayz_breaker_state", self._read_breakers)
         metrics.watch("gatewayz_limit_identities", lambda: as_reading(self._limiter.count_identities()))
-        metrics.watch("gatewayz_queue_active", lambda: self._queue.active)
-        metrics.watch("gatewayz_queue_queued", lambda: self._queue.queued)
+        metrics.watch("gatewayz_queue_active", lambda: self._sharing.queue.active)
+        metrics.watch("gatewayz_queue_queued", lambda: self._sharing.queue.queued)
         metrics.watch("gatewayz_log_lines_dropped_total", lambda: self.log.dropped)
         metrics.watch("gatewayz_stored_answers_total", lambda: as_reading(self._answers.counts))
         metrics.watch("gatewayz_mails_total", lambda: as_reading(self._mail.counts))

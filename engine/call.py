@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from engine.wire.usage import Usage
 
 
+GUEST = "guest"
+"""The role of callers who have no key (policies/guests.py)."""
+
+
 @dataclass(frozen=True, slots=True)
 class KeyBounds:
     """What a key may not do. Few keys have such rules, so nothing of it is asked on the way of the others."""
@@ -25,6 +29,9 @@ class KeyBounds:
     addresses: "Networks"
     referrers: tuple[str, ...]
     limit: "Limit | None"
+    """The tighter of what the key's owner and what administrators gave it."""
+    user_limit: "Limit | None"
+    """What administrators gave its user, all keys together."""
     max_requests: int | None
     max_spend_usd: Decimal | None
     is_capped: bool = field(init=False)

@@ -19,10 +19,18 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from engine.billing.books import Books, estimate_input_tokens, measure_usage
-from engine.call import Attempt, Call
+from engine.call import Attempt, Call, Caller
 from engine.config.snapshot import Timeouts
-from engine.errors import ClientGone, GatewayError, GatewayMistake, NobodyAvailable, UpstreamFailure
+from engine.errors import (
+    ClientGone,
+    GatewayError,
+    GatewayMistake,
+    KeyRefused,
+    NobodyAvailable,
+    UpstreamFailure,
+)
 from engine.policies.admission import Admission, limits_tokens
+from engine.policies.guests import Guests
 from engine.policies.identity import Headers, Identity
 from engine.routing.attempts import Attempts, takes_state
 from engine.routing.failover import Delivery, Router
@@ -76,13 +84,14 @@ class Rooms:
     report_bug: Callable[[Call, Exception], None]
     conversations: Conversations
     private_state: PrivateState
+    guests: Guests
 
 
 async def carry(call: Call, headers: Headers, rooms: Rooms, reply: ClientReply) -> None:
     """Answer one call and settle it, whatever happens on the way."""
     attempts: Attempts | None = None
     try:
-        call.caller = await rooms.identity.identify(headers, call.client_ip)
+        call.caller = await identify_caller(call, headers, rooms)
         if call.upload is None:
             read_request(call)
         else:
@@ -118,6 +127,14 @@ async def carry(call: Call, headers: Headers, rooms: Rooms, reply: ClientReply) 
     except Exception as bug:  # noqa: BLE001 - the last border: a mistake of ours is settled, logged and answered
         rooms.report_bug(call, bug)
         await end_in_error(call, rooms, reply, attempts, GatewayMistake())
+
+
+async def identify_caller(call: Call, headers: Headers, rooms: Rooms) -> Caller:
+    """Whoever the key is of; without one a guest, where there are guests."""
+    try:
+        return await rooms.identity.identify(headers, call.client_ip)
+    except KeyRefused as refused:
+        return rooms.guests.welcome(call, refused)
 
 
 def needs_estimate(call: Call, plan: Plan) -> bool:

@@ -7,6 +7,7 @@ column come with it.
 
 from collections.abc import Mapping
 
+from engine.config.schema_anonymous import AnonymousFile
 from engine.config.schema_base import Strict
 from engine.config.schema_commerce import (
     CouponsFile,
@@ -16,6 +17,7 @@ from engine.config.schema_commerce import (
     ReferralsFile,
     TopUpsFile,
 )
+from engine.config.schema_edge import EdgeFile
 from engine.config.schema_login import LoginFile, MailDomainsFile
 from engine.config.schema_mail import MailFile
 from engine.config.schema_payments import PaymentsFile
@@ -25,6 +27,8 @@ from engine.config.schema_role import RoleFile
 from engine.config.schema_trial import TrialFile
 
 DECLARED: Mapping[str, type[Strict]] = {
+    "anonymous": AnonymousFile,
+    "edge": EdgeFile,
     "mail": MailFile,
     "login": LoginFile,
     "mail_domains": MailDomainsFile,

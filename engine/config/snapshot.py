@@ -350,6 +350,9 @@ class Snapshot:
     plans: dict[tuple[Model, str], Any] = field(init=False, default_factory=dict)
     """What routing made of a model and an operation (resolve.py): the same for every caller."""
 
+    quotas: dict[tuple[str, str], Any] = field(init=False, default_factory=dict)
+    """What admission made of a plan and an environment (quotas.py): the same for every payer."""
+
     def __post_init__(self) -> None:
         targets = (target for model in self.models.values() for target in reversed(model.targets))
         object.__setattr__(self, "listed", {target.name: target for target in targets})

@@ -125,7 +125,9 @@ class Route:
         self, identity: Identity, names: Mapping[str, str], scope: Any, receive: Receive, send: Send
     ) -> None:
         caller = _NOBODY
-        if not self.public:
+        if self.public:
+            await identity.meet(scope)
+        else:
             caller = await identity.admit(scope, self.need or find_need(scope["method"], scope["path"]))
         query = read_query(self.query, scope)
         body, raw = None, b""

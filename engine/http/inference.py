@@ -121,6 +121,9 @@ class InferenceDoors:
         upload: FormUpload | None = None
         try:
             headers = read_call_headers(call, headers, scope)
+            edge = self._rooms.identity.edge
+            if edge is not None and edge.closed:
+                self._rooms.identity.turn_away(headers, call.client_ip)
             if visit.door.format.takes_form:
                 call.upload = upload = open_upload(call, headers, receive)
             else:

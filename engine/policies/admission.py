@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol
 
-from engine.call import Call
+from engine.call import GUEST, Call
 from engine.config.networks import group_address
 from engine.config.snapshot import Limit, Policy
 from engine.policies.limits import Grant, Limiter
-from engine.policies.refusals import BURST_HEADER, HeaderPairs, LimitReached
+from engine.policies.quotas import find_quota
+from engine.policies.refusals import ANONYMOUS, BURST_HEADER, PLAN, HeaderPairs, LimitReached
 from engine.policies.shared_limits import SharedGrant, SharedLimiter
 from engine.wire.operations import WRITING
 
@@ -76,16 +77,31 @@ class Admitted:
 class LimitStage:
     """Requests, tokens and running calls of everybody whom the call counts for."""
 
-    __slots__ = ("_clock", "_limiter")
+    __slots__ = ("_clock", "_find_guest_limit", "_limiter", "_note_refusal", "key_limit")
 
-    def __init__(self, limiter: Limiter | SharedLimiter, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        limiter: Limiter | SharedLimiter,
+        clock: Callable[[], float],
+        find_guest_limit: Callable[[Call], Limit] = lambda call: Limit(),
+        note_refusal: Callable[[Call, LimitReached], None] = lambda call, reached: None,
+    ) -> None:
         self._limiter, self._clock = limiter, clock
+        self._find_guest_limit, self._note_refusal = find_guest_limit, note_refusal
+        self.key_limit: Limit | None = None
+        """What administrators gave every key while the gateway runs (storage/limit_settings.py)."""
 
     async def enter(self, call: Call, policy: Policy, headers: HeaderPairs) -> "LimitPlace | None":
         caller = call.caller
-        if caller is None or caller.unlimited or not (policy.limits or find_own_limit(call)):
+        if caller is None or caller.unlimited:
             return None
         scopes = find_scopes(call, policy)
+        if caller.role == GUEST:
+            scopes.append((ANONYMOUS, caller.key_id, self._find_guest_limit(call)))
+        elif self.key_limit is not None:
+            scopes.append(("key", f"{caller.key_id} each", self.key_limit))
+        if not scopes:
+            return None
         tokens = reserve_tokens(call, policy) if limits_tokens(call, policy) else 0
         limiter, now = self._limiter, self._clock()
         grant: Grant | SharedGrant
@@ -98,6 +114,7 @@ class LimitStage:
         except LimitReached as reached:
             if burst is not None:
                 reached.headers[BURST_HEADER] = f"{burst} per 1 seconds"
+            self._note_refusal(call, reached)
             raise
         headers += grant.headers(now)
         if burst is not None:
@@ -117,15 +134,13 @@ class LimitPlace:
         self._grant.release(now)
 
 
-def find_own_limit(call: Call) -> Limit | None:
-    """The limit that the key itself has, beside what the policy gives every key."""
-    bounds = call.caller.bounds if call.caller is not None else None
-    return bounds.limit if bounds is not None else None
-
-
 def limits_tokens(call: Call, policy: Policy) -> bool:
-    own = find_own_limit(call)
-    return policy.limits_tokens or (own is not None and bool(own.tokens))
+    if policy.limits_tokens or find_quota(call).counts_tokens:
+        return True
+    bounds = call.caller.bounds if call.caller is not None else None
+    if bounds is None:
+        return False
+    return any(limit is not None and limit.tokens for limit in (bounds.limit, bounds.user_limit))
 
 
 def find_scopes(call: Call, policy: Policy) -> Scopes:
@@ -135,9 +150,19 @@ def find_scopes(call: Call, policy: Policy) -> Scopes:
         for scope, limit in policy.limits.items()
         if (identity := _IDENTIFY[scope](call))
     ]
-    own = find_own_limit(call)
-    if own is not None:
-        scopes.append(("key", f"{_name_key(call)} own", own))
+    caller = call.caller
+    if caller is None or caller.role == GUEST:
+        return scopes
+    if (bounds := caller.bounds) is not None:
+        if bounds.limit is not None:
+            scopes.append(("key", f"{caller.key_id} own", bounds.limit))
+        if bounds.user_limit is not None:
+            scopes.append(("user", f"{caller.user_id} own", bounds.user_limit))
+    quota = find_quota(call)
+    if quota.whole is not None:
+        scopes.append((PLAN, caller.payer, quota.whole))
+        if quota.part is not None:
+            scopes.append((PLAN, f"{caller.payer} {caller.environment}", quota.part))
     return scopes
 
 

@@ -1,5 +1,6 @@
 """Who is calling: the key of a request becomes a `Caller`, or the request ends with 401, 403 or 503."""
 
+import contextlib
 import hmac
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -9,6 +10,7 @@ from engine.config.roles import ONLY_ADMINISTRATORS, Roles
 from engine.config.settings import KEY_FORMAT
 from engine.errors import KeyRefused
 from engine.policies.access import FOR_INFERENCE, Need, check_access, find_need
+from engine.policies.edge import Edge
 from engine.secret import Secret
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -38,8 +40,10 @@ class Identity:
         admin_key: Secret | None,
         read_roles: Callable[[], Roles] = lambda: ONLY_ADMINISTRATORS,
         sessions: Sessions | None = None,
+        edge: Edge | None = None,
     ) -> None:
         self._keys, self._read_roles, self._sessions = keys, read_roles, sessions
+        self.edge = edge
         self._admin_key = admin_key.reveal().encode() if admin_key else b""
         self._admin = Caller(
             "admin-environment",
@@ -55,10 +59,14 @@ class Identity:
 
         Raises KeyRefused, NotAllowed, or DependencyAway when nobody can tell.
         """
-        text = read_key(headers)
+        try:
+            text = read_key(headers)
+        except KeyRefused:
+            await self._count_stranger(headers, client_ip)
+            raise
         caller = self._keys.find(text)
         if caller is None:
-            caller = await self._fetch(text)
+            caller = await self._fetch(text, headers, client_ip)
         if need.scope not in caller.scopes or caller.bounds is not None or need is not FOR_INFERENCE:
             check_access(caller, need, headers, client_ip, self._read_roles())
         return caller
@@ -76,11 +84,46 @@ class Identity:
             return None
         return await self._sessions.find_holder(text)
 
-    async def _fetch(self, text: str) -> Caller:
-        if self._admin_key and hmac.compare_digest(text.encode(), self._admin_key):
+    def turn_away(self, headers: Headers, client_ip: str) -> None:
+        """Raises TooManyStrangers for one of many without a key that is known here: nothing more of it is read."""
+        if self.edge is None:
+            return
+        with contextlib.suppress(KeyRefused):
+            text = read_key(headers)
+            if self._keys.find(text) is not None or self._is_admin(text) or self._is_session(text):
+                return
+        self.edge.check(headers, client_ip)
+
+    async def meet(self, scope: Any) -> None:
+        """Somebody at a route that needs no key. Raises TooManyStrangers."""
+        if self.edge is None:
+            return
+        headers, client = scope["headers"], scope.get("client")
+        with contextlib.suppress(KeyRefused):
+            if self._keys.find(read_key(headers)) is not None:
+                return
+        await self.edge.count(headers, client[0] if client else "", refused=False, path=scope["path"])
+
+    async def _count_stranger(self, headers: Headers, client_ip: str) -> None:
+        if self.edge is not None:
+            await self.edge.count(headers, client_ip, refused=True)
+
+    def _is_session(self, text: str) -> bool:
+        return self._sessions is not None and _looks_signed(text)
+
+    def _is_admin(self, text: str) -> bool:
+        return bool(self._admin_key) and hmac.compare_digest(text.encode(), self._admin_key)
+
+    async def _fetch(self, text: str, headers: Headers, client_ip: str) -> Caller:
+        if self._is_admin(text):
             return self._admin
-        if self._sessions is not None and _looks_signed(text):
-            return await self._sessions.find_holder(text)
+        if self._sessions is not None and self._is_session(text):
+            try:
+                return await self._sessions.find_holder(text)
+            except KeyRefused:
+                await self._count_stranger(headers, client_ip)
+                raise
+        await self._count_stranger(headers, client_ip)
         if KEY_FORMAT.fullmatch(text) is None:
             raise KeyRefused(
                 "the API key is not valid: a key looks like gw_live_... with 43 characters behind it"

@@ -14,7 +14,7 @@ HEADER_NAMES = {
 _COMMON_NAMES = tuple(f"ratelimit-{fact}".encode() for fact in _FACTS)
 """The requests once more, where libraries look that know no gateway."""
 BURST_HEADER = "x-ratelimit-burst-window"
-PLAN = "plan"
+PLAN, ANONYMOUS = "plan", "anonymous"
 _SPANS = {3600: "hourly", 86400: "daily", 2592000: "monthly"}
 WHOM = {
     "key": "this key",
@@ -40,6 +40,7 @@ class LimitReached(LimitExceeded):
     def __init__(self, message: str, code: str, retry_after_s: float | None, headers: dict[str, str]) -> None:
         super().__init__(message, code=code, retry_after_s=retry_after_s)
         self.headers = headers
+        self.reached: Reached | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +67,16 @@ def refuse(reached: Reached, tokens: int, headers: HeaderPairs) -> LimitReached:
     sentence = sentence[0].upper() + sentence[1:]
     shown = {name.decode(): value.decode() for name, value in headers}
     if reached.wait_s is None:
-        return LimitReached(sentence, code, None, shown)
+        return _tell(reached, LimitReached(sentence, code, None, shown))
     seconds = max(1, ceil(reached.wait_s))
     if reached.kind == "t":  # room for one token comes sooner than room for this call
         shown["x-ratelimit-reset-tokens"] = str(seconds)
-    return LimitReached(f"{sentence} Try again in {seconds} s.", code, float(seconds), shown)
+    return _tell(reached, LimitReached(f"{sentence} Try again in {seconds} s.", code, float(seconds), shown))
+
+
+def _tell(reached: Reached, error: LimitReached) -> LimitReached:
+    error.reached = reached
+    return error
 
 
 def _word(reached: Reached, tokens: int) -> tuple[str, str]:
@@ -83,6 +89,8 @@ def _word(reached: Reached, tokens: int) -> tuple[str, str]:
     window = WINDOW_NAMES.get(reached.size_s, f"{reached.size_s} seconds")
     if reached.scope == PLAN and reached.size_s in _SPANS:
         return _word_quota(reached, tokens)
+    if reached.scope == ANONYMOUS:
+        return "anonymous_daily_limit", f"{number} calls a day without an API key are used up."
     if reached.kind == "r":
         return "rate_limit_exceeded", f"the limit of {number} requests per {window} for {whom} is used up."
     limit = f"the limit of {number} tokens per {window} for {whom}"

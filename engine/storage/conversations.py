@@ -7,7 +7,7 @@ none of them knows the answers of another.
 from collections.abc import Mapping
 from typing import Any
 
-from engine.call import Call
+from engine.call import GUEST, Call
 from engine.errors import AnswerMissing, InvalidRequest
 from engine.storage.answers import AnswerStore, Kept
 from engine.wire.json_text import write_json
@@ -53,7 +53,12 @@ class Conversations:
         """Keep a whole answer, whose last bytes are `end`, if its request wants that."""
         stored, caller = call.door.format.stored, call.caller
         asked = call.as_asked if call.as_asked is not None else call.request
-        if stored is None or caller is None or not (self._store.keeps and stored.is_wanted(asked)):
+        if (
+            stored is None
+            or caller is None
+            or caller.role == GUEST
+            or not (self._store.keeps and stored.is_wanted(asked))
+        ):
             return
         answer = stored.read_answer(end, stream=call.stream)
         if answer is not None:

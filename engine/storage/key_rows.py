@@ -13,6 +13,7 @@ SELECT_KEY: LiteralString = (
     " k.revoked_at IS NOT NULL, coalesce(t.active, u.active), k.id, k.user_id, k.role, k.name,"
     " k.last4, k.environment, k.models, k.scopes, extract(epoch FROM k.expires_at)::float8,"
     " k.providers, k.ip_allowlist, k.referrers, k.max_requests, k.max_spend_usd::text, k.limits,"
+    " k.ceiling, CASE WHEN k.team_id IS NULL THEN u.limits ELSE '{}' END,"
     " coalesce(k.team_id, ''), coalesce(t.plan, u.plan), coalesce(t.prepaid, u.prepaid),"
     " CASE WHEN k.team_id IS NULL THEN u.role ELSE '' END,"
     " (SELECT jsonb_object_agg(p.provider, jsonb_build_array(p.id, p.sealed)) FROM user_provider_keys p"
@@ -23,7 +24,16 @@ SELECT_KEY: LiteralString = (
 )
 FOR_TEAMS = frozenset({"inference", "catalog"})
 """What a team's key may open: it is nobody's account, least of all that of who made it."""
-RULES = ("providers", "ip_allowlist", "referrers", "max_requests", "max_spend_usd", "limits")
+RULES = (
+    "providers",
+    "ip_allowlist",
+    "referrers",
+    "max_requests",
+    "max_spend_usd",
+    "limits",
+    "ceiling",
+    "user_limits",
+)
 
 
 @dataclass(frozen=True, slots=True)

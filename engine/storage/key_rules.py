@@ -20,6 +20,7 @@ from engine.config.build import build_limit
 from engine.config.networks import Networks, read_network
 from engine.config.schema_base import Strict, Usd, described
 from engine.config.schema_policy import ScopeLimitEntry
+from engine.config.snapshot import Limit
 from engine.errors import InvalidRequest
 
 SCOPES = ("inference", "read", "admin")
@@ -123,16 +124,43 @@ def compile_bounds(rules: Mapping[str, Any]) -> KeyBounds | None:
     """
     if not rules:
         return None
-    limits, most_usd = rules.get("limits"), rules.get("max_spend_usd")
+    most_usd = rules.get("max_spend_usd")
     providers = rules.get("providers")
     return KeyBounds(
         rules=rules,
         providers=None if providers is None else tuple(providers),
         addresses=Networks(rules.get("ip_allowlist") or ()),
         referrers=tuple(rules.get("referrers") or ()),
-        limit=build_limit(ScopeLimitEntry.model_validate(limits)) if limits else None,
+        limit=tighten(read_limit(rules.get("limits")), read_limit(rules.get("ceiling"))),
+        user_limit=read_limit(rules.get("user_limits")),
         max_requests=rules.get("max_requests"),
         max_spend_usd=None if most_usd is None else Decimal(most_usd),
+    )
+
+
+def read_limit(stored: Any) -> Limit | None:
+    return build_limit(ScopeLimitEntry.model_validate(stored)) if stored else None
+
+
+def tighten(one: Limit | None, other: Limit | None) -> Limit | None:
+    """The smaller number wherever both have one."""
+    if one is None or other is None:
+        return one or other
+
+    def least(a: int | None, b: int | None) -> int | None:
+        return min((number for number in (a, b) if number is not None), default=None)
+
+    def join(a: Mapping[int, int], b: Mapping[int, int]) -> dict[int, int]:
+        return {
+            size_s: min(a.get(size_s, b.get(size_s, 0)), b.get(size_s, a.get(size_s, 0)))
+            for size_s in {*a, *b}
+        }
+
+    return Limit(
+        join(one.requests, other.requests),
+        join(one.tokens, other.tokens),
+        least(one.burst, other.burst),
+        least(one.concurrency, other.concurrency),
     )
 
 

@@ -15,6 +15,25 @@ _SUM: LiteralString = (
     " FROM call_records WHERE key_id = %(key)s AND seq > %(after)s AND attempts <> '[]'"
 )
 
+_SPANS = {"minute": 60, "hour": 3600, "day": 86_400, "month": 2_592_000}
+_TOKENS: LiteralString = " + ".join(
+    f"coalesce((tokens->>'{name}')::numeric, 0)"
+    for name in (
+        "input",
+        "cached_input",
+        "cache_write",
+        "cache_write_1h",
+        "audio_input",
+        "output",
+        "reasoning",
+    )
+    + ("audio_output",)
+)
+_USED: LiteralString = ", ".join(
+    f"count(*) FILTER (WHERE {recent}), coalesce(sum({_TOKENS}) FILTER (WHERE {recent}), 0)"
+    for recent in (f"started_at > now() - {seconds} * interval '1 second'" for seconds in _SPANS.values())
+)
+
 
 class KeyUsage(NamedTuple):
     requests: int
@@ -46,3 +65,17 @@ async def sum_usage(
     row = await (await connection.execute(_SUM, asked)).fetchone()
     assert row is not None, "a sum has one row"
     return KeyUsage(*row)
+
+
+async def read_span_usage(connection: Connection, key_id: str) -> dict[str, int]:
+    """Requests and tokens of a key in the spans that limits have, as far as they are recorded."""
+    row = await (
+        await connection.execute(
+            f"SELECT {_USED} FROM call_records WHERE key_id = %s AND attempts <> '[]'"
+            " AND started_at > now() - interval '30 days'",
+            (key_id,),
+        )
+    ).fetchone()
+    assert row is not None, "a count has one row"
+    names = [f"{kind}_per_{span}" for span in _SPANS for kind in ("requests", "tokens")]
+    return {name: int(value) for name, value in zip(names, row, strict=True)}

@@ -9,7 +9,7 @@
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
@@ -62,6 +62,8 @@ class ClientSide:
     usage_asked: Getter | None = None
     asked_output: Getter | None = None
     """Reads from a body how many tokens its answer may have."""
+    output_places: tuple[tuple[str, ...], ...] = ()
+    """Where it does: the keys on the way to each."""
     passes_headers: frozenset[bytes] = frozenset()
     verbatim: frozenset[str] | None = None
     """Keys may be written with underscores, too, except below these; None: there is one spelling."""
@@ -81,6 +83,7 @@ def compile_client_side(tree: Mapping[str, Any], problems: Problems) -> ClientSi
         stream_key=next(iter(flag), None) if isinstance(flag, Mapping) else None,
         usage_asked=_compile_usage_asked(tree, problems),
         asked_output=_compile_asked_output(tree, problems),
+        output_places=tuple(_list_output_places(tree)) if not problems else (),
         passes_headers=frozenset(name.encode() for name in _read_header_names(tree, problems)),
         verbatim=_read_verbatim(tree, problems),
         key_parameter=str(tree.get("key_parameter", "")),
@@ -96,6 +99,14 @@ def _compile_asked_output(tree: Mapping[str, Any], problems: Problems) -> Getter
     except PathRefused as error:
         problems.append((("asked_output",), str(error)))
         return None
+
+
+def _list_output_places(tree: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    texts = tree.get("asked_output") or ()
+    for text in [texts] if isinstance(texts, str) else texts:
+        steps = split_plain_path(text)
+        if steps and all(isinstance(step, str) for step in steps):
+            yield tuple(map(str, steps))
 
 
 def _compile_usage_asked(tree: Mapping[str, Any], problems: Problems) -> Getter | None:

@@ -30,6 +30,8 @@ class NoControl:
 @pytest.fixture
 def worker(tmp_path: Path) -> Iterator[WorkerApp]:
     (tmp_path / "gateway.yaml").write_text("database: embedded\nredis: none\ntelemetry: {log_calls: false}\n")
+    (tmp_path / "policies.d").mkdir()  # it asks more often than strangers may
+    (tmp_path / "policies.d/edge.yaml").write_text("edge: default\nextends: default\nenabled: false\n")
     loader = Loader(read_settings(home=tmp_path, config=tmp_path / "gateway.yaml"), {})
     snapshot = loader.prepare(loader.read(), run_examples=False)
     app = create_worker_app(loader.settings, Runtime(snapshot), NoControl(), 0)
