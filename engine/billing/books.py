@@ -5,7 +5,6 @@ Whatever needs the network or the database happens later, in the flusher.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Protocol
 
@@ -95,8 +94,7 @@ def measure_usage(call: Call, reader: AnswerReader | None) -> Usage | None:
     usage = reader.usage or Usage(
         input=estimate_input_tokens(call.request), output=count_delivered_tokens(reader.texts), estimated=True
     )
-    asked = call.door.format.read_asked_units(call.request)
-    return replace(usage, units={**asked, **usage.units}) if asked else usage
+    return call.door.format.add_asked(usage, call.request)
 
 
 _PROMPTS = frozenset(

@@ -9,34 +9,44 @@ from dataclasses import dataclass, field
 from decimal import Context, Decimal
 
 from engine.config.snapshot import Price
-from engine.wire.usage import NO_UNITS, Usage
+from engine.wire.usage import INPUT_CLASSES, NO_UNITS, OUTPUT_CLASSES, Usage
 
 # Enough digits for a trillion tokens at twelve decimals; `Inexact` cannot happen with prices of the book.
 _EXACT = Context(prec=50)
 _NOTHING = Decimal(0)
+_PARTS = (*INPUT_CLASSES[1:], *OUTPUT_CLASSES[1:])
 
 
-def price_usage(usage: Usage, price: Price, markup: Decimal = _NOTHING, service: str = "") -> Decimal:
-    """US dollars for one answered call; `service` is the tier that was given, "" the usual one."""
+def price_usage(usage: Usage, price: Price, markup: Decimal = _NOTHING) -> Decimal:
+    """US dollars for one answered call."""
     if price.tiers or price.services:
-        price = choose_rates(price, usage.prompt, service)
+        price = choose_rates(price, usage.prompt, usage.service)
     cost = price.request + price.input * usage.input + price.output * usage.output
-    if usage.cached_input:
-        cost += price.cached_input * usage.cached_input
-    if usage.cache_write:
-        cost += price.cache_write * usage.cache_write
-    if usage.cache_write_1h:
-        cost += price.cache_write_1h * usage.cache_write_1h
-    if usage.reasoning:
-        cost += price.reasoning * usage.reasoning
-    if usage.audio_input:
-        cost += price.audio_input * usage.audio_input
-    if usage.audio_output:
-        cost += price.audio_output * usage.audio_output
-    for unit, count in usage.units.items():
-        if unit in price.units:
-            cost += price.units[unit] * count
+    for name in _PARTS:
+        if count := getattr(usage, name):
+            cost += getattr(price, name) * count
+    if usage.units:
+        cost += _price_units(usage.units, usage.variant, price)
     return _EXACT.multiply(cost, 1 + markup) if markup else cost
+
+
+def _price_units(units: Mapping[str, Decimal], variant: str, price: Price) -> Decimal:
+    cost = _NOTHING
+    for unit, count in units.items():
+        if unit == "images" and price.variants:
+            cost += find_image_price(price, variant) * count
+        elif unit in price.units:
+            cost += price.units[unit] * count
+    return cost
+
+
+def find_image_price(price: Price, variant: str) -> Decimal:
+    """Of one image: as its quality and size say, its quality or its size alone, else the price of any."""
+    quality, _, size = variant.partition("/")
+    for name in (variant, quality, size):
+        if name in price.variants:
+            return price.variants[name]
+    return price.units.get("images", _NOTHING)
 
 
 def choose_rates(price: Price, prompt: int, service: str = "") -> Price:
@@ -56,10 +66,12 @@ class Possible:
     """The service tier that is asked for; the provider may give the usual one instead."""
     cache_writes: bool = True
     """Some of the prompt may be written to a cache."""
-    audio: bool = True
-    """Some of the prompt or the answer may be sound."""
+    media: bool = True
+    """Some of the prompt or the answer may be sound or images."""
     units: Mapping[str, Decimal] = field(default_factory=lambda: NO_UNITS)
     """What is asked for beside tokens."""
+    variant: str = ""
+    """Quality and size of the images that are asked for."""
 
 
 ANYTHING = Possible()
@@ -91,10 +103,8 @@ def _price_dearest(prompt_tokens: int, output_tokens: int, rates: Price, possibl
     read, written = [rates.input, rates.cached_input], [rates.output, rates.reasoning]
     if possible.cache_writes:
         read += (rates.cache_write, rates.cache_write_1h)
-    if possible.audio:
-        read.append(rates.audio_input)
-        written.append(rates.audio_output)
+    if possible.media:
+        read += (rates.audio_input, rates.image_input)
+        written += (rates.audio_output, rates.image_output)
     cost = rates.request + max(read) * prompt_tokens + max(written) * output_tokens
-    for unit, count in possible.units.items():
-        cost += rates.units.get(unit, _NOTHING) * count
-    return cost
+    return cost + _price_units(possible.units, possible.variant, rates)

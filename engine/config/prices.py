@@ -17,10 +17,10 @@ def build_price(entry: PriceEntry) -> Price:
     """Per million -> per token. A tier goes over its price, a service over the price, its tiers over the service."""
     said = _list_said(entry)
     services = {
-        name: _build_rates(said | _list_said(service), service.tiers or entry.tiers)
+        name: _build_rates(said | _list_said(service), entry.per_image_of, service.tiers or entry.tiers)
         for name, service in entry.services.items()
     }
-    return _build_rates(said, entry.tiers, services)
+    return _build_rates(said, entry.per_image_of, entry.tiers, services)
 
 
 def build_unknown_price(entry: PriceEntry | str | None) -> Any:
@@ -33,7 +33,10 @@ def _list_said(entry: RatesEntry) -> dict[str, Decimal]:
 
 
 def _build_rates(
-    said: Said, tiers: Sequence[TierEntry] = (), services: Mapping[str, Price] | None = None
+    said: Said,
+    variants: Mapping[str, Decimal],
+    tiers: Sequence[TierEntry] = (),
+    services: Mapping[str, Price] | None = None,
 ) -> Price:
     """Every class that is left out at its nearest class's price."""
 
@@ -51,8 +54,13 @@ def _build_rates(
         reasoning=per_token("reasoning", written),
         audio_input=per_token("audio_input", read),
         audio_output=per_token("audio_output", written),
+        image_input=per_token("image_input", read),
+        image_output=per_token("image_output", written),
         request=said.get("request", Decimal(0)),
         units={unit: said[key] for unit, key in UNITS.items() if key in said},
-        tiers=tuple((tier.above, _build_rates({**said, **_list_said(tier)})) for tier in reversed(tiers)),
+        variants=variants,
+        tiers=tuple(
+            (tier.above, _build_rates({**said, **_list_said(tier)}, variants)) for tier in reversed(tiers)
+        ),
         services=services or {},
     )

@@ -23,12 +23,17 @@ class RatesEntry(Strict):
     reasoning: Usd | None = described("per 1M reasoning tokens; default: as output", None)
     audio_input: Usd | None = described("per 1M audio input tokens; default: as input", None)
     audio_output: Usd | None = described("per 1M audio output tokens; default: as output", None)
+    image_input: Usd | None = described("per 1M tokens of images in the prompt; default: as input", None)
+    image_output: Usd | None = described("per 1M tokens of images that are made; default: as output", None)
     request: Usd | None = described("US dollars per request, beside the tokens", None)
     per_image: Usd | None = described("US dollars per image that is made", None)
     per_pixel: Usd | None = described("US dollars per pixel that is made", None)
     per_second: Usd | None = described("US dollars per second of audio or video", None)
     per_character: Usd | None = described("US dollars per character that is spoken", None)
     per_search: Usd | None = described("US dollars per search unit or search of the web", None)
+    per_fetch: Usd | None = described("US dollars per page that a provider's tool fetched", None)
+    per_code_run: Usd | None = described("US dollars per run of code by a provider's tool", None)
+    per_file_search: Usd | None = described("US dollars per search of files by a provider's tool", None)
 
 
 class TierEntry(RatesEntry):
@@ -56,6 +61,9 @@ class PriceEntry(RatesEntry):
     input: Usd = described("US dollars per 1M input tokens; required when no unit has a price", Decimal(0))
     output: Usd = described("US dollars per 1M output tokens", Decimal(0))
     request: Usd = described("US dollars per request, beside the tokens", Decimal(0))
+    per_image_of: dict[str, Usd] = described(
+        "US dollars per image by quality/size, quality or size: {hd/1024x1024: ...}; default: per_image", {}
+    )
     tiers: tuple[TierEntry, ...] = described("rates for longer prompts", ())
     services: dict[str, ServiceEntry] = described(
         "by the service tier that was given (batch, flex, priority ...)",
@@ -64,7 +72,7 @@ class PriceEntry(RatesEntry):
 
     @model_validator(mode="after")
     def _refuse_no_price(self) -> "PriceEntry":
-        if not {"input", "request", *UNITS.values()} & self.model_fields_set:
+        if not {"input", "request", "per_image_of", *UNITS.values()} & self.model_fields_set:
             raise PydanticCustomError("price", "`input`, `request` or the price of a unit is missing")
         refuse_disorder(self.tiers)
         return self

@@ -125,9 +125,13 @@ class Price:
     reasoning: Decimal
     audio_input: Decimal
     audio_output: Decimal
+    image_input: Decimal
+    image_output: Decimal
     request: Decimal = Decimal(0)
     units: Mapping[str, Decimal] = field(default_factory=dict, kw_only=True)
     """By the names of usage.UNITS; one that is not here costs nothing."""
+    variants: Mapping[str, Decimal] = field(default_factory=dict, kw_only=True)
+    """Of one image, by `quality/size`, quality or size."""
     tiers: tuple[tuple[int, "Price"], ...] = field(default=(), kw_only=True)
     """(prompt tokens, what a call with more of them costs), the longest first."""
     services: Mapping[str, "Price"] = field(default_factory=dict, kw_only=True)

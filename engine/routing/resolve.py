@@ -17,7 +17,7 @@ from engine.errors import NobodyAvailable, NotAllowed, NotFound, Unpriced
 from engine.routing.names import find_model
 from engine.wire.operations import COUNTING
 
-FREE = Price(*[Decimal(0)] * 9)
+FREE = Price(*[Decimal(0)] * 11)
 _NEAR_CANDIDATES = 300
 CAPABILITIES = {
     "embeddings": "embeddings",

@@ -60,7 +60,10 @@ FAMILIES: Mapping[str, Family] = {
         ),
         _counter("gatewayz_tokens_total", "Tokens by class; the classes do not overlap.", *TARGET, "class"),
         _counter(
-            "gatewayz_units_total", "Images, seconds, characters, searches and pixels.", *TARGET, "unit"
+            "gatewayz_units_total",
+            "Images, seconds, characters, searches and whatever else is not tokens.",
+            *TARGET,
+            "unit",
         ),
         _counter("gatewayz_cost_usd_total", "US dollars that calls cost.", *TARGET),
         _counter("gatewayz_unpriced_tokens_total", "Tokens served without a price.", *TARGET),

@@ -25,7 +25,10 @@ from engine.telemetry.families import (
     keep_counters,
     merge_dumps,
 )
-from engine.wire.usage import Usage
+from engine.wire.usage import CLASSES, Usage
+
+_INPUT, _OUTPUT = CLASSES.index("input"), CLASSES.index("output")
+_PARTS = tuple((place, name) for place, name in enumerate(CLASSES) if name not in ("input", "output"))
 
 __all__ = ["CONTENT_TYPE", "Dump", "Metrics", "keep_counters", "merge_dumps", "render_dump"]
 
@@ -71,18 +74,11 @@ class Pair:
 
     def count_tokens(self, usage: Usage) -> None:
         counts = self.tokens
-        counts[0] += usage.input
-        counts[5] += usage.output
-        if usage.cached_input:
-            counts[1] += usage.cached_input
-        if usage.cache_write or usage.cache_write_1h:
-            counts[2] += usage.cache_write
-            counts[3] += usage.cache_write_1h
-        if usage.reasoning:
-            counts[6] += usage.reasoning
-        if usage.audio_input or usage.audio_output:
-            counts[4] += usage.audio_input
-            counts[7] += usage.audio_output
+        counts[_INPUT] += usage.input
+        counts[_OUTPUT] += usage.output
+        if usage.prompt != usage.input or usage.completion != usage.output:
+            for place, name in _PARTS:
+                counts[place] += getattr(usage, name)
         for unit, count in usage.units.items():
             self.units[unit] = self.units.get(unit, 0) + float(count)
         if usage.estimated:

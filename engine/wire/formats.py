@@ -6,7 +6,6 @@ and writes replies, streams and errors. `compile_format` finds all problems of a
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any, get_args
 
@@ -24,7 +23,7 @@ from engine.wire.loss import SOURCES, find_lost_kinds, find_words, is_source, le
 from engine.wire.operations import OPERATIONS
 from engine.wire.origins import Places, point_at_losses, trace_request
 from engine.wire.paths import Getter, PathRefused, compile_first, compile_path
-from engine.wire.readings import UsageReader
+from engine.wire.readings import UsageReader, add_asked
 from engine.wire.secrets import refuse_secrets
 from engine.wire.spellings import camel_case_keys
 from engine.wire.stored import KEYS as STORED_KEYS
@@ -71,7 +70,7 @@ SECTIONS: Mapping[str, str] = {
     "body": "form: clients send multipart/form-data, which is passed on as it arrives; default: json",
     "answers": "types of answers that are no JSON, as globs (audio/*): they are passed as they come",
     "poll": "the request is taken as a job: status, state, done, failed, result, cancel, every_s, give_up_s",
-    "usage": "where tokens and units are counted: from, counts, outside, asked",
+    "usage": "where tokens and units are counted: from, counts, outside, beside, asked",
     "errors": "where errors are: message, type, code, param, their kinds, and marks inside good answers",
     "tables": "named tables for the filters mapped, banded, renamed",
     "fragments": "named trees for $use",
@@ -220,8 +219,13 @@ class Format:
     def make_usage(self, counts: Mapping[str, Any]) -> Usage:
         return self._usage.make_usage(counts)
 
-    def read_asked_units(self, body: Any) -> Mapping[str, Decimal]:
-        """Units that a client's body itself says, such as the characters that are to be spoken."""
+    def add_asked(self, usage: Usage, body: Any) -> Usage:
+        """The usage with what a client's body itself says: characters to be spoken, the service tier it wants."""
+        asked = self._usage.read_asked(body)
+        return add_asked(usage, asked) if asked else usage
+
+    def read_asked(self, body: Any) -> Mapping[str, Any]:
+        """Units by name, and the service tier, quality and size that a client's body asks for."""
         return self._usage.read_asked(body)
 
     def read_error(self, status: int, doc: Any, text: str) -> ProviderError:
@@ -333,6 +337,7 @@ def compile_readings(base: Format, tree: Mapping[str, Any]) -> Format:
         kind_of_error=errors.kind_of_error,
         find_counts=usage.find_counts,
         read_counts=usage.read_found,
+        read_beside=usage.read_beside,
         make_usage=usage.make_usage,
     )
     return replace(base, _usage=usage, _errors=errors, _read_plan=plan)
@@ -554,6 +559,7 @@ class _Compiler:
             kind_of_error=errors.kind_of_error,
             find_counts=usage.find_counts,
             read_counts=usage.read_found,
+            read_beside=usage.read_beside,
             make_usage=usage.make_usage,
             find_whole=self.path_of("stream", "whole"),
             read_whole=compiled.get("reply"),

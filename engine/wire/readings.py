@@ -1,18 +1,30 @@
 """What was used: tokens and units, read from a wire's documents by declared paths."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
 
 from engine.wire.declared import Path, Problems, as_list, as_mapping, as_scalars, compile_paths
 from engine.wire.paths import Getter, PathRefused, RowsGetter, compile_rows, split_plain_path
-from engine.wire.usage import CLASSES, NO_UNITS, UNITS, Usage, split_inclusive_counts
+from engine.wire.usage import (
+    CLASSES,
+    INPUT_CLASSES,
+    OUTPUT_CLASSES,
+    UNITS,
+    Usage,
+    split_inclusive_counts,
+)
 
 Counts = dict[str, Any]
-"""Tokens are whole numbers; units are Decimals."""
+"""Tokens are whole numbers, units are Decimals, TEXTS are texts."""
 
-COUNT_NAMES = ("prompt", "completion", "total", "cache_write_total", *CLASSES[1:5], *CLASSES[6:], *UNITS)
-_INPUT_CLASSES = CLASSES[1:5]
+COUNT_NAMES = (
+    "prompt", "completion", "total", "cache_write_total", *INPUT_CLASSES[1:], *OUTPUT_CLASSES[1:], *UNITS
+)  # fmt: skip
+TEXTS = ("service", "quality", "size")
+"""What is no number and decides on the price: the service tier, and of images how they are made."""
+_TEXTS = frozenset(TEXTS)
 
 
 class UsageReader:
@@ -37,11 +49,8 @@ class UsageReader:
             else:
                 self._counts.append((name, _compile_count(paths, ("usage", "counts", name), problems)))
         self._spots, self._inner_spots = arrange_places(wanted)
-        self._asked: list[tuple[str, Getter]] = []
-        for name, paths in as_mapping(raw.get("asked"), ("usage", "asked"), problems).items():
-            if name not in UNITS:
-                problems.append((("usage", "asked", name), f"not a unit ({', '.join(UNITS)})"))
-            self._asked.append((name, _compile_amount(paths, ("usage", "asked", name), problems)))
+        self._asked = _compile_facts(raw, "asked", problems)
+        self._beside = _compile_facts(raw, "beside", problems)
         self._outside = frozenset(as_scalars(raw.get("outside"), ("usage", "outside"), problems))
         for name in self._outside - set(CLASSES):
             problems.append((("usage", "outside"), f"{name!r} is not a class of tokens"))
@@ -51,8 +60,12 @@ class UsageReader:
         for read in self._sources:
             found = read(doc)
             if isinstance(found, dict) and (counts := self.read_found(found)):
-                return counts
+                return {**counts, **self.read_beside(doc)} if self._beside else counts
         return None
+
+    def read_beside(self, doc: Any) -> Counts:
+        """What stands elsewhere in a document that counts."""
+        return _read_facts(self._beside, doc) if self._beside else {}
 
     def find_counts(self, doc: Any) -> dict[str, Any] | None:
         """Where a document says what was used; `read_found` reads it."""
@@ -70,15 +83,15 @@ class UsageReader:
                 counts[name] = count
         return counts or None
 
-    def read_asked(self, body: Any) -> Mapping[str, Decimal]:
-        """Units that are known from the request."""
-        if not self._asked:
-            return NO_UNITS
-        found = ((name, read(body)) for name, read in self._asked)
-        return {name: amount for name, amount in found if amount is not None}
+    def read_asked(self, body: Any) -> Counts:
+        """Units and texts that are known from the request."""
+        return _read_facts(self._asked, body) if self._asked else {}
 
     def make_usage(self, counts: Mapping[str, Any]) -> Usage:
         """Disjoint classes of the counts."""
+        if not _TEXTS.isdisjoint(counts):
+            numbers = {name: count for name, count in counts.items() if name not in _TEXTS}
+            return add_texts(self.make_usage(numbers), counts)
         prompt, completion = counts.get("prompt", 0), counts.get("completion", 0)
         parts = sum(counts.values()) - prompt - completion - counts.get("total", 0)
         if not parts:  # nothing is counted but totals
@@ -91,7 +104,7 @@ class UsageReader:
         if _counts_reasoning_apart(counts):
             outside = outside | {"reasoning"}
         for name in outside:
-            total = "prompt" if name in _INPUT_CLASSES else "completion"
+            total = "prompt" if name in INPUT_CLASSES else "completion"
             inclusive[total] = inclusive.get(total, 0) + inclusive.get(name, 0)
         return split_inclusive_counts(inclusive)
 
@@ -100,6 +113,56 @@ class UsageReader:
         return None if counts is None else self.make_usage(counts)
 
 
+def add_texts(usage: Usage, said: Mapping[str, Any]) -> Usage:
+    """The usage with the texts that it does not have yet."""
+    variant = (
+        "/".join((said.get("quality", ""), said.get("size", "")))
+        if "quality" in said or "size" in said
+        else ""
+    )
+    return replace(usage, service=usage.service or said.get("service", ""), variant=usage.variant or variant)
+
+
+def add_asked(usage: Usage, asked: Counts) -> Usage:
+    """The usage with what the request says where no answer does."""
+    units = {name: amount for name, amount in asked.items() if name not in _TEXTS}
+    return add_texts(replace(usage, units={**units, **usage.units}) if units else usage, asked)
+
+
+Facts = tuple[tuple[str, Getter], ...]
+
+
+def _compile_facts(raw: Mapping[str, Any], key: str, problems: Problems) -> Facts:
+    found = []
+    for name, paths in as_mapping(raw.get(key), ("usage", key), problems).items():
+        where = ("usage", key, name)
+        if name in _TEXTS:
+            found.append((name, _compile_text(paths, where, problems)))
+            continue
+        if name not in UNITS:
+            problems.append((where, f"not a unit ({', '.join(UNITS)}) and none of {', '.join(TEXTS)}"))
+        found.append((name, _compile_amount(paths, where, problems)))
+    return tuple(found)
+
+
+def _read_facts(facts: Facts, doc: Any) -> Counts:
+    found = ((name, read(doc)) for name, read in facts)
+    return {name: value for name, value in found if value is not None}
+
+
+def _compile_text(paths: Any, where: Path, problems: Problems) -> Getter:
+    getters = compile_paths(paths, where, problems)
+
+    def read_text(doc: Any) -> str | None:
+        for read in getters:
+            if (found := read(doc)) and isinstance(found, str) and len(found) <= LONGEST_TEXT:
+                return found.lower()
+        return None
+
+    return read_text
+
+
+LONGEST_TEXT = 40
 Places = tuple[tuple[str | None, str], ...]
 """Where a count may stand, first one first: (key of an inner mapping or None, key)."""
 

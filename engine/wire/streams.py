@@ -50,6 +50,7 @@ class ReadPlan:
     find_counts: Callable[[Any], dict[str, Any] | None]
     """Where a document counts what was used; `read_counts` reads that."""
     read_counts: Callable[[dict[str, Any]], Counts | None]
+    read_beside: Callable[[Any], Counts]
     make_usage: Callable[[Counts], Usage]
     find_whole: Getter | None
     """Where a document that is a plain answer, sent although a stream was asked for, differs from an event."""
@@ -59,12 +60,13 @@ class ReadPlan:
 class StreamReader:
     """Reads one streamed answer. Never raises for what a provider sends."""
 
-    __slots__ = ("_counts", "_machine", "_plan", "_reported", "_unread")
+    __slots__ = ("_beside", "_counts", "_machine", "_plan", "_reported", "_unread")
 
     def __init__(self, plan: ReadPlan, seed: str = "") -> None:
         self._plan = plan
         self._machine = BlockMachine(seed)
         self._counts: Counts = {}
+        self._beside: Counts = {}
         self._reported = False
         self._unread: dict[str, Any] | None = None
         """What was counted last, where each event counts anew: only the last one is read."""
@@ -99,6 +101,7 @@ class StreamReader:
         elif (row := self._row_of(doc, name)) is not None:
             self._run(row, doc, name, events)
         if (counted := self._plan.find_counts(doc)) is not None and not self._machine.failed:
+            self._beside.update(self._plan.read_beside(doc))
             self._take_counts(counted, events)
         return events
 
@@ -116,7 +119,8 @@ class StreamReader:
         """Whether something was counted that has not been reported."""
         counts = self._plan.read_counts(self._unread) if self._unread is not None else None
         self._unread = None
-        self._counts.update(counts or {})
+        if counts:
+            self._counts.update(counts, **self._beside)
         return bool(counts)
 
     def _report(self, events: list[Event]) -> None:

@@ -5,7 +5,7 @@ charges for searches reports searches, and its price says what one costs.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -15,6 +15,9 @@ UNITS: Mapping[str, str] = {
     "seconds": "per_second",
     "characters": "per_character",
     "searches": "per_search",
+    "fetches": "per_fetch",
+    "code_runs": "per_code_run",
+    "file_searches": "per_file_search",
 }
 """What is counted beside tokens, and the key of a price for one of it."""
 NO_UNITS: Mapping[str, Decimal] = {}
@@ -24,8 +27,7 @@ NO_UNITS: Mapping[str, Decimal] = {}
 class Usage:
     """Tokens by class, and `units` by the names of UNITS (seconds may be a fraction).
 
-    `input` excludes `cached_input`, `cache_write`, `cache_write_1h` and `audio_input`; `output` excludes
-    `reasoning` and `audio_output`. `estimated` is true when no provider reported it.
+    `input` and `output` exclude the other classes of their side. `estimated` is true when no provider reported it.
     """
 
     input: int = 0
@@ -33,21 +35,28 @@ class Usage:
     cache_write: int = 0
     cache_write_1h: int = 0
     audio_input: int = 0
+    image_input: int = 0
     output: int = 0
     reasoning: int = 0
     audio_output: int = 0
+    image_output: int = 0
     estimated: bool = False
     units: Mapping[str, Decimal] = field(default_factory=lambda: NO_UNITS)
+    service: str = ""
+    """The service tier that was given, as the provider names it; "" when nothing is known of it."""
+    variant: str = ""
+    """`quality/size` of images."""
 
     @property
     def prompt(self) -> int:
         """All tokens read, as OpenAI's `prompt_tokens` counts them."""
-        return self.input + self.cached_input + self.cache_write + self.cache_write_1h + self.audio_input
+        cached = self.cached_input + self.cache_write + self.cache_write_1h
+        return self.input + cached + self.audio_input + self.image_input
 
     @property
     def completion(self) -> int:
         """All tokens written, as OpenAI's `completion_tokens` counts them."""
-        return self.output + self.reasoning + self.audio_output
+        return self.output + self.reasoning + self.audio_output + self.image_output
 
     def as_record(self) -> dict[str, int | float]:
         """Input, output, the other classes that are not zero and the units, for the call record."""
@@ -57,24 +66,19 @@ class Usage:
             ("cache_write", self.cache_write),
             ("cache_write_1h", self.cache_write_1h),
             ("audio_input", self.audio_input),
+            ("image_input", self.image_input),
             ("reasoning", self.reasoning),
             ("audio_output", self.audio_output),
+            ("image_output", self.image_output),
         ):
             if count:
                 record[name] = count
         return {**record, **show_units(self.units)} if self.units else record
 
 
-CLASSES = (
-    "input",
-    "cached_input",
-    "cache_write",
-    "cache_write_1h",
-    "audio_input",
-    "output",
-    "reasoning",
-    "audio_output",
-)
+INPUT_CLASSES = ("input", "cached_input", "cache_write", "cache_write_1h", "audio_input", "image_input")
+OUTPUT_CLASSES = ("output", "reasoning", "audio_output", "image_output")
+CLASSES = INPUT_CLASSES + OUTPUT_CLASSES
 
 
 def show_units(units: Mapping[str, Decimal]) -> dict[str, int | float]:
@@ -91,18 +95,20 @@ def split_inclusive_counts(counts: Mapping[str, Any]) -> Usage:
     prompt, completion = counts.get("prompt", 0), counts.get("completion", 0)
     if len(counts) == ("prompt" in counts) + ("completion" in counts) + ("total" in counts):
         return Usage(input=prompt, output=completion)
-    cached, written = counts.get("cached_input", 0), counts.get("cache_write", 0)
-    written_1h, heard = counts.get("cache_write_1h", 0), counts.get("audio_input", 0)
-    reasoning, spoken = counts.get("reasoning", 0), counts.get("audio_output", 0)
-    parts_in, parts_out = cached + written + written_1h + heard, reasoning + spoken
+    read = {name: counts[name] for name in INPUT_CLASSES[1:] if name in counts}
+    written = {name: counts[name] for name in OUTPUT_CLASSES[1:] if name in counts}
+    parts_in, parts_out = sum(read.values()), sum(written.values())
     return Usage(
         input=prompt - parts_in if prompt >= parts_in else prompt,
-        cached_input=cached,
-        cache_write=written,
-        cache_write_1h=written_1h,
-        audio_input=heard,
         output=completion - parts_out if completion >= parts_out else completion,
-        reasoning=reasoning,
-        audio_output=spoken,
         units={name: counts[name] for name in UNITS if name in counts} or NO_UNITS,
+        **read,
+        **written,
     )
+
+
+def read_record(tokens: Mapping[str, Any]) -> Usage:
+    """The usage that `as_record` wrote down."""
+    classes: dict[str, Any] = {name: int(tokens[name]) for name in CLASSES if tokens.get(name)}
+    units = {name: Decimal(str(tokens[name])) for name in UNITS if tokens.get(name)}
+    return replace(Usage(units=units or NO_UNITS), **classes)

@@ -105,7 +105,17 @@ def test_prices_are_per_token_decimals_with_the_nearest_class_for_what_is_left_o
     first, second = snapshot.models["m"].targets
     read, written = Decimal("0.00000015"), Decimal("0.0000006")
     assert first.price == Price(
-        read, written, Decimal("0.000000075"), read, read, written, read, written, Decimal("0.001")
+        input=read,
+        output=written,
+        cached_input=Decimal("0.000000075"),
+        cache_write=read,
+        cache_write_1h=read,
+        reasoning=written,
+        audio_input=read,
+        audio_output=written,
+        image_input=read,
+        image_output=written,
+        request=Decimal("0.001"),
     )
     assert second.price is not None
     assert (second.price.input, second.price.cache_write_1h) == (Decimal("0.000003"), Decimal("0.000004"))

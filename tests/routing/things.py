@@ -59,8 +59,14 @@ DOOR = Door(FORMAT, FORMAT.client.serves[0])
 def make_price(input: str = "1", output: str = "2", **classes: str) -> Price:
     """Amounts are US dollars per token; a class that is left out costs what its nearest one does."""
     read, written = Decimal(input), Decimal(output)
-    nearest = {"cached_input": read, "cache_write": read, "cache_write_1h": read, "audio_input": read}
-    nearest |= {"reasoning": written, "audio_output": written, "request": Decimal(0)}
+    nearest = {
+        "cached_input": read,
+        "cache_write": read,
+        "cache_write_1h": read,
+        "audio_input": read,
+        "image_input": read,
+    }
+    nearest |= {"reasoning": written, "audio_output": written, "image_output": written, "request": Decimal(0)}
     own = {name: Decimal(amount) for name, amount in classes.items()}
     return Price(input=read, output=written, **{**nearest, **own})
 

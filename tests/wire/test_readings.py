@@ -115,9 +115,9 @@ def test_units_that_the_request_says_are_read_from_it() -> None:
             {"usage": {"asked": {"characters": {"length": "$.input"}, "images": "$.n"}}},
         )
     )
-    assert form.read_asked_units({"input": "grüß", "n": 2}) == {"characters": 4, "images": 2}
-    assert form.read_asked_units({"input": 7}) == {}
-    assert CHAT.read_asked_units({"input": "grüß"}) == {}
+    assert form.read_asked({"input": "grüß", "n": 2}) == {"characters": 4, "images": 2}
+    assert form.read_asked({"input": 7}) == {}
+    assert CHAT.read_asked({"input": "grüß"}) == {}
 
 
 @pytest.mark.parametrize("odd", ["many", True, -1, float("inf"), [], {}, None])
