@@ -121,7 +121,7 @@ def read_claims(name: str, provider: IdentityProviderEntry, claims: Mapping[str,
     email: Any = None
     if names.accounts is not None:
         email = _find_email(claims.get(names.accounts.claim), names.accounts)
-    elif claims.get(names.email_verified) in (True, "true"):
+    elif (verified := claims.get(names.email_verified)) is True or verified == "true":
         email = claims.get(names.email)
     shown = claims.get(names.name)
     return Proven(

@@ -60,18 +60,20 @@ class KeySets:
         Raises DependencyAway when no keys were ever fetched and they cannot be now.
         """
         kept = self._kept.setdefault(source, _Kept())
-        if not self._is_due(kept, source, kid):
-            return _choose(kept.keys, kid)
-        async with kept.lock:
-            if self._is_due(kept, source, kid):  # whoever held the lock may have fetched it
+        key, now = _choose(kept.keys, kid), self._clock()
+        is_fresh = now - kept.fetched_at < source.keep_s
+        if key is not None and (is_fresh or now - kept.tried_at < source.refresh_s):
+            return key
+        async with kept.lock:  # whoever comes while they are fetched waits for them
+            if self._is_due(kept, source, kid):
                 await self._refresh(kept, source)
+        if not kept.keys:
+            raise _say_away()
         return _choose(kept.keys, kid)
 
     def _is_due(self, kept: _Kept, source: KeySource, kid: str | None) -> bool:
         now = self._clock()
         if now - kept.tried_at < source.refresh_s:
-            if not kept.keys:
-                raise _say_away()
             return False
         return _choose(kept.keys, kid) is None or now - kept.fetched_at >= source.keep_s
 
@@ -82,8 +84,6 @@ class KeySets:
                 kept.keys = await self._fetch(source)
         except (httpx.HTTPError, UpstreamFailure, TimeoutError, ValueError) as error:
             log.error("the keys of %s cannot be fetched: %s", source.issuer, error or type(error).__name__)
-            if not kept.keys:
-                raise _say_away() from None
             return
         kept.fetched_at = self._clock()
 
