@@ -26,6 +26,7 @@ from engine.http.admin import Administration, Control
 from engine.http.allowlist import AllowlistRoutes
 from engine.http.answers import StoredAnswers
 from engine.http.catalog import ModelCatalog
+from engine.http.commerce import Commerce
 from engine.http.cors import Cors
 from engine.http.endpoints import Route
 from engine.http.identifiers import CallIds
@@ -43,6 +44,7 @@ from engine.http.roles import RoleRoutes
 from engine.http.routes import Routes
 from engine.http.team_keys import TeamKeyRoutes
 from engine.http.teams import TeamRoutes
+from engine.http.till import Till
 from engine.mail.sender import MailSender
 from engine.payments.room import Payments, build_payments, read_books
 from engine.policies.admission import Admission
@@ -61,6 +63,7 @@ from engine.storage.calls import list_calls
 from engine.storage.chores import Chores
 from engine.storage.conversations import Conversations
 from engine.storage.flusher import Flusher
+from engine.storage.gifts import Gifts
 from engine.storage.journal import Journal
 from engine.storage.key_desk import KeyDesk
 from engine.storage.key_usage import UsageRecords
@@ -89,8 +92,7 @@ class WorkerApp:
         embedded = gateway.database.url.reveal() == "embedded"
         self._runtime, self._grace_s = runtime, gateway.database.grace_s
         self._clock = time.monotonic
-        self._draining = False
-        self._log_calls = gateway.telemetry.log_calls
+        self._draining, self._log_calls = False, gateway.telemetry.log_calls
         self.log = Log(level=gateway.telemetry.log_level or settings.log_level)
         route_library_logs(self.log, gateway.telemetry.log_level or settings.log_level)
         self.metrics = Metrics()
@@ -129,14 +131,16 @@ class WorkerApp:
             ring.seal,
             self.metrics.observe_wait,
         )
+        attempts = Attempts(self._shared or self._limiter, self._clock, workers)
         self._login = Login(
             self._database,
             ring,
             KeySets(self._upstreams, self._clock),
-            Attempts(self._shared or self._limiter, self._clock, workers),
+            attempts,
             self._read_snapshot,
-            Neighbours(),
+            Neighbours(made=[Gifts(ring, self._read_snapshot)]),
         )
+        self._commerce = Commerce(Till(self._database, ring, self._read_snapshot, attempts), self._chores)
         identity = Identity(
             self._keys,
             settings.admin_key,
@@ -264,6 +268,7 @@ class WorkerApp:
         routes.declare(*list_payment_routes(self._payments))
         routes.declare(*ApiDescription(lambda: routes.declared, self._read_snapshot).list())
         routes.declare(*self._login.list_routes(identity))
+        routes.declare(*self._commerce.list_routes())
         return routes
 
     async def _refresh_caps(self) -> None:

@@ -86,7 +86,9 @@ async def redeem_coupon(connection: Connection, user_id: str, code: str, by: Act
 
 
 async def _find(connection: Connection, code: str) -> Row:
-    coupon = await _fetch(connection, f"SELECT {COLUMNS} FROM coupons WHERE code = %s", (code.strip().upper(),))
+    coupon = await _fetch(
+        connection, f"SELECT {COLUMNS} FROM coupons WHERE code = %s", (code.strip().upper(),)
+    )
     if coupon is None:
         raise CouponRefused("there is no such coupon", code="COUPON_NOT_FOUND", status=404)
     return coupon

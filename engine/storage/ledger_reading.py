@@ -68,6 +68,7 @@ async def list_movements(  # noqa: PLR0913 - filters, by name
     until: datetime | None = None,
     limit: int,
     before: int | None = None,
+    offset: int = 0,
 ) -> list[dict[str, Any]]:
     """Newest first, of one payer or of all. Amounts are signed as the payer sees them."""
     conditions: list[LiteralString] = ["true"]
@@ -87,7 +88,8 @@ async def list_movements(  # noqa: PLR0913 - filters, by name
         "since": since,
         "until": until,
         "before": before,
-        "limit": max(1, min(limit, MOST_PER_PAGE)),
+        "limit": max(1, min(limit, MOST_PER_PAGE + 1)),
+        "offset": offset,
     }
     async with connection.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(_write_list(" AND ".join(conditions)), asked)
@@ -101,7 +103,7 @@ def _write_list(where: LiteralString) -> LiteralString:
             coalesce(sum(e.amount_usd) FILTER (WHERE e.account = 'credit:' || m.payer), 0) AS credit_usd,
             coalesce(sum(e.amount_usd) FILTER (WHERE e.account = 'allowance:' || m.payer), 0) AS allowance_usd,
             coalesce(sum(e.amount_usd) FILTER (WHERE e.account = 'owed:' || m.payer), 0) AS owed_usd
-        FROM (SELECT * FROM ledger_movements m WHERE {where} ORDER BY m.id DESC LIMIT %(limit)s) AS m
+        FROM (SELECT * FROM ledger_movements m WHERE {where} ORDER BY m.id DESC LIMIT %(limit)s OFFSET %(offset)s) AS m
         LEFT JOIN ledger_entries e ON e.movement_id = m.id
         GROUP BY {_COLUMNS})
     SELECT {_COLUMNS}, m.credit_usd, m.allowance_usd, m.owed_usd, {_BALANCE_AFTER} AS balance_after,

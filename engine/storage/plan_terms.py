@@ -181,3 +181,10 @@ async def _write_plan(connection: Connection, payer: str, plan: str) -> None:
 def find_plan(plans: Mapping[str, PlanFile], name: str) -> PlanFile:
     """The plan of this name, or the default: of one whose file is gone nothing is known."""
     return plans.get(name) or plans["default"]
+
+
+async def read_user_plan(connection: Connection, user_id: str) -> str:
+    row = await (await connection.execute("SELECT plan FROM users WHERE id = %s", (user_id,))).fetchone()
+    if row is None:
+        raise NotFound("there is no such user", code="user_not_found")
+    return str(row[0])

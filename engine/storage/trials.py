@@ -1,7 +1,7 @@
 """Trials: begun once for each person, restricted by the numbers of the day they began, ended by time.
 
-A trial's credit is money of the ledger: it lies in the allowance and what is left of it expires with the trial. A person
-is known by hashes that stay when the account is erased. Works inside the caller's transaction.
+A trial's credit is money of the ledger: it lies in the allowance and what is left of it expires with the trial. A
+person is known by hashes that stay when the account is erased. Works inside the caller's transaction.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,10 @@
 """Allowances are set once for each period, whatever is told twice, late or in another order."""
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
+import psycopg
 import pytest
 
 from engine.config.schema_plan import PlanFile
@@ -15,6 +17,7 @@ from engine.storage.plan_terms import (
     renew_allowance,
 )
 from engine.storage.postgres import Connection
+from engine.storage.renewals import end_expired_plans, renew_due_allowances
 from tests.commerce.conftest import USD, assert_ledger_holds, give, make_user, read_cases, spend
 
 PLANS = {
@@ -69,3 +72,31 @@ async def test_a_plan_that_ends_falls_back_to_the_one_that_was_to_follow(connect
         assert await end_plan(connection, payer, ref="e", kind="subscription_cancellation")
     row = await (await connection.execute("SELECT plan FROM users WHERE id = %s", (user_id,))).fetchone()
     assert row == ("free",)
+
+
+async def test_a_given_plan_is_renewed_each_month_of_its_own_and_ends_with_its_term(
+    connection: Connection, database_url: str
+) -> None:
+    payer = f"user:{await make_user(connection, 'alice')}"
+    begun, end = datetime(2026, 1, 31, 12, tzinfo=UTC), datetime(2026, 4, 30, 12, tzinfo=UTC)
+    async with connection.transaction():
+        await put_on_plan(connection, payer, "pro", source="admin", ends_at=end)
+    await connection.execute("UPDATE plan_terms SET started_at = %s", (begun,))
+    left = []
+    for moment in ("01-31T13", "02-15T00", "02-28T13", "03-01T00", "03-31T13", "04-30T11", "04-30T13"):
+        now = datetime.fromisoformat(f"2026-{moment}:00+00:00")
+
+        async def work(now: datetime = now) -> None:
+            async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as own:
+                await end_expired_plans(own, now)
+                await renew_due_allowances(own, PLANS, now)
+
+        await asyncio.gather(*(work() for _ in range(4)))
+        left.append((await read_balance(connection, payer)).allowance_usd)
+        await spend(connection, payer, "1", f"call:{moment}")
+    assert left == [15, 14, 15, 14, 15, 14, 0]
+    row = await (
+        await connection.execute("SELECT count(*) FROM ledger_movements WHERE kind = 'subscription_renewal'")
+    ).fetchone()
+    assert row == (3,)
+    await assert_ledger_holds(connection)

@@ -103,7 +103,9 @@ async def test_a_trial(connection: Connection, ring: KeyRing, case: dict[str, An
         assert balance.allowance_usd == USD(case.get("allowance", {}).get(who, balance.allowance_usd))
         assert balance.credit_usd == USD(case.get("credit", {}).get(who, balance.credit_usd))
         if "plan" in case:
-            row = await (await connection.execute("SELECT plan FROM users WHERE id = %s", (user_id,))).fetchone()
+            row = await (
+                await connection.execute("SELECT plan FROM users WHERE id = %s", (user_id,))
+            ).fetchone()
             assert row == (case["plan"][who],)
         if "restricted" in case:
             rows = await (
@@ -144,9 +146,7 @@ async def test_fifty_accounts_of_one_person_at_once_get_one_trial(
     assert row == (Decimal(-5),)
 
 
-async def test_what_is_kept_of_a_person_is_no_address(
-    connection: Connection, ring: KeyRing
-) -> None:
+async def test_what_is_kept_of_a_person_is_no_address(connection: Connection, ring: KeyRing) -> None:
     town = Town(connection, ring)
     await town.sign_up("alice", "proven")
     await town.start("alice", "default")

@@ -1,0 +1,52 @@
+"""The rooms of commerce together: their routes, and the chores that keep what they promise."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from engine.http.coupons import CouponRoutes
+from engine.http.credits import CreditRoutes
+from engine.http.endpoints import Route
+from engine.http.plans import PlanRoutes
+from engine.http.referrals import ReferralRoutes
+from engine.http.till import Till
+from engine.http.trials import TrialRoutes
+from engine.storage.chores import Chore, Chores
+from engine.storage.postgres import Connection
+from engine.storage.renewals import end_expired_plans, renew_due_allowances
+from engine.storage.trials import close_ended_trials
+
+_EACH_S = 30.0
+
+
+class Commerce:
+    def __init__(self, till: Till, chores: Chores) -> None:
+        self._till = till
+        chores.add(*self.list_chores())
+
+    def list_routes(self) -> Sequence[Route]:
+        rooms = (
+            PlanRoutes(self._till),
+            TrialRoutes(self._till),
+            CouponRoutes(self._till),
+            ReferralRoutes(self._till),
+            CreditRoutes(self._till),
+        )
+        return [route for room in rooms for route in room.list()]
+
+    def list_chores(self) -> Sequence[Chore]:
+        return (
+            Chore("trials.close", _EACH_S, self._close_trials),
+            Chore("plans.renew", _EACH_S, self._renew_plans),
+        )
+
+    async def _close_trials(self) -> None:
+        await self._till.database.run(close_ended_trials)
+
+    async def _renew_plans(self) -> None:
+        plans, now = self._till.plans, datetime.now(UTC)
+
+        async def work(connection: Connection) -> None:
+            await end_expired_plans(connection, now)
+            await renew_due_allowances(connection, plans, now)
+
+        await self._till.database.run(work)
