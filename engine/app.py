@@ -71,6 +71,7 @@ from engine.storage.keys import KeyStore
 from engine.storage.postgres import Connection, Database, cancel_tasks
 from engine.storage.private_state import PrivateState
 from engine.storage.redis import Redis
+from engine.storage.referrals import purchase_made
 from engine.storage.secrets import load_keyring
 from engine.storage.state_vault import StateVault
 from engine.telemetry.logs import Log, route_library_logs
@@ -228,7 +229,12 @@ class WorkerApp:
             return None
         stripe = importlib.import_module("engine.payments.stripe_api").StripeApi(entry, self._upstreams)
         payments = build_payments(
-            self._database, self._ring, stripe, lambda: read_books(self._read_snapshot()), entry
+            self._database,
+            self._ring,
+            stripe,
+            lambda: read_books(self._read_snapshot()),
+            entry,
+            purchase_made,
         )
         self.metrics.watch("gatewayz_payment_events_total", lambda: as_reading(payments.inbox.counts))
         self.metrics.watch("gatewayz_payment_flags_total", lambda: as_reading(payments.flags))

@@ -209,7 +209,7 @@ def test_a_coupon_is_made_redeemed_and_counted(gateway: Gateway, admin: httpx.Cl
 
 
 def sign_up(gateway: Gateway, name: str, **more: str) -> dict[str, Any]:
-    body = {"username": name, "email": f"{name}@b.c", "password": f"long enough {name}", **more}
+    body = {"username": name, "email": f"{name}@b.c", "password": "correct horse battery", **more}
     answer = httpx.post(f"{gateway.url}/auth/register", json=body)
     assert answer.status_code in (200, 201), answer.text
     told: dict[str, Any] = answer.json()
