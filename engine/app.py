@@ -42,6 +42,7 @@ from engine.http.ports import split_ports
 from engine.http.provider_keys import ProviderKeyRoutes
 from engine.http.roles import RoleRoutes
 from engine.http.routes import Routes
+from engine.http.subscriptions import SubscriptionRoutes
 from engine.http.team_keys import TeamKeyRoutes
 from engine.http.teams import TeamRoutes
 from engine.http.till import Till
@@ -373,8 +374,9 @@ def as_reading(counts: Mapping[str, int]) -> dict[str | tuple[str, ...], float]:
 def list_payment_routes(payments: Payments | None) -> Sequence[Route]:
     """All of them in any case; without a key each says that there is none."""
     if payments is not None:
-        return PaymentRoutes(payments.desk, payments.inbox).list()
-    return without_payments(PaymentRoutes(None, None).list())
+        rooms = (PaymentRoutes(payments.desk, payments.inbox), SubscriptionRoutes(payments.subscriptions))
+        return [route for room in rooms for route in room.list()]
+    return without_payments([*PaymentRoutes(None, None).list(), *SubscriptionRoutes(None).list()])
 
 
 def read_proxies(environ: Mapping[str, str]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from typing import LiteralString, Protocol
 from engine.config.schema_payments import PaymentsFile
 from engine.payments.objects import Dispute
 from engine.payments.offers import check_amount, share_of
-from engine.storage.ledger import grant, take_back
+from engine.storage.ledger import Balance, grant, take_back
 from engine.storage.outbox import queue_mail
 from engine.storage.payment_rows import Row, fetch_row, list_people, lock_payment
 from engine.storage.postgres import Connection
@@ -158,7 +158,7 @@ class Settler:
             await _flag(connection, row["id"], earned.flag)
         ref = f"stripe:paid:{row['intent_id'] or row['session_id']}"
         if earned.credit_usd:
-            await grant(
+            balance = await grant(
                 connection,
                 row["payer"],
                 earned.credit_usd,
@@ -168,18 +168,24 @@ class Settler:
                 description=row["description"] or "credit bought",
                 metadata={"payment_id": row["id"], "currency": row["currency"], "cents": row["paid_cents"]},
             )
-            await self._tell(connection, row, earned.credit_usd, ref)
+            await self._tell(connection, row, earned.credit_usd, ref, balance)
         await connection.execute(
             "UPDATE payments SET granted_usd = %s, status = 'completed', updated_at = now() WHERE id = %s",
             (earned.credit_usd, row["id"]),
         )
         return {**row, "granted_usd": earned.credit_usd, "status": "completed"}
 
-    async def _tell(self, connection: Connection, row: Row, credit_usd: Decimal, ref: str) -> None:
+    async def _tell(
+        self, connection: Connection, row: Row, credit_usd: Decimal, ref: str, balance: Balance | None
+    ) -> None:
         if self._purchase_made is not None:
             await self._purchase_made(connection, row["payer"], credit_usd, ref)
-        data = {"credit_usd": str(credit_usd), "payment_id": row["id"], "amount_cents": row["paid_cents"]}
-        data |= {"currency": row["currency"]}
+        total = balance.total_usd if balance is not None else credit_usd
+        data = {
+            "amount_usd": str(credit_usd),
+            "balance_usd": str(total),
+            "reason": row["description"] or "a purchase",
+        }
         for user_id, address in await list_people(connection, row["payer"]):
             await queue_mail(
                 connection, "credits_added", address, data, ref=f"{ref}:{user_id}", user_id=user_id

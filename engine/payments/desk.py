@@ -60,7 +60,7 @@ class PaymentDesk:
         entry: StripeEntry,
     ) -> None:
         self.database, self.stripe, self.entry = database, stripe, entry
-        self._ring, self._handler, self.read_books = ring, handler, read_books
+        self.ring, self._handler, self.read_books = ring, handler, read_books
 
     # --- whose
 
@@ -314,7 +314,7 @@ class PaymentDesk:
 
         async def work(connection: Connection) -> None:
             async with connection.transaction():
-                await write_event(connection, self._ring, by, event)
+                await write_event(connection, self.ring, by, event)
                 await finish_refund(connection, name, read_id(refund), str(refund["status"]))
                 if isinstance(refund.get("charge"), Mapping):
                     await self._handler.note_charge(

@@ -197,13 +197,8 @@ async def _find_own(connection: Connection, payment_id: str) -> Row | None:
 
 
 async def tell_failure(connection: Connection, row: Row, reason: str, ref: str) -> None:
-    data = {"payment_id": row["id"], "amount_cents": row["amount_cents"], "currency": row["currency"]}
+    data = {"amount_usd": str(row["credit_usd"]), "reason": reason}
     for user_id, address in await list_people(connection, row["payer"]):
         await queue_mail(
-            connection,
-            "payment_failed",
-            address,
-            data | {"reason": reason},
-            ref=f"stripe:{ref}:{user_id}",
-            user_id=user_id,
+            connection, "payment_failed", address, data, ref=f"stripe:{ref}:{user_id}", user_id=user_id
         )

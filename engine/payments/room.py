@@ -13,6 +13,8 @@ from engine.payments.handling import EventHandler
 from engine.payments.inbox import Inbox
 from engine.payments.interfaces import Stripe
 from engine.payments.offers import Books
+from engine.payments.subscribing import Subscriber
+from engine.payments.subscription_desk import SubscriptionDesk
 from engine.secret import Secret
 from engine.storage.postgres import Database
 from engine.storage.secrets import KeyRing
@@ -32,6 +34,7 @@ class Payments:
 
     stripe: Stripe
     desk: PaymentDesk
+    subscriptions: SubscriptionDesk
     inbox: Inbox
     handler: EventHandler
     flags: Mapping[str, int]
@@ -51,9 +54,10 @@ def build_payments(
         flags[flag] = flags.get(flag, 0) + 1
 
     handler = EventHandler(stripe, Settler(purchase_made, count_flag))
+    handler.add(Subscriber().handles)
     inbox = Inbox(database, ring, stripe, handler, read, live=is_live(entry))
     desk = PaymentDesk(database, ring, stripe, handler, read, entry)
-    return Payments(stripe, desk, inbox, handler, flags)
+    return Payments(stripe, desk, SubscriptionDesk(desk), inbox, handler, flags)
 
 
 def is_live(entry: StripeEntry) -> bool:
