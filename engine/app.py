@@ -55,6 +55,7 @@ from engine.policies.identity import Identity
 from engine.policies.limits import Limiter
 from engine.policies.shared_limits import SCRIPT, SharedLimiter
 from engine.policies.sharing import Sharing
+from engine.policies.trials import TrialStage
 from engine.routing.balance import Latencies
 from engine.routing.breaker import Breakers
 from engine.routing.credentials import CoolDowns
@@ -75,6 +76,7 @@ from engine.storage.redis import Redis
 from engine.storage.referrals import purchase_made
 from engine.storage.secrets import load_keyring
 from engine.storage.state_vault import StateVault
+from engine.storage.trial_usage import TrialRecords
 from engine.telemetry.logs import Log, route_library_logs
 from engine.telemetry.metrics import Metrics
 from engine.upstream.exchange import Exchange
@@ -152,7 +154,7 @@ class WorkerApp:
         )
         rooms = Rooms(
             identity=identity,
-            admission=Admission([*self._sharing.stages, self._caps]),
+            admission=Admission([*self._sharing.stages, self._caps, self._make_trial_stage()]),
             exchange=self._exchange,
             router=Router(self._breakers, CoolDowns(), Latencies(), self._clock, random.random),
             books=Books(self._journal, self._clock, (self._count_call, self._log_call)),
@@ -240,6 +242,10 @@ class WorkerApp:
         self.metrics.watch("gatewayz_payment_events_total", lambda: as_reading(payments.inbox.counts))
         self.metrics.watch("gatewayz_payment_flags_total", lambda: as_reading(payments.flags))
         return payments
+
+    def _make_trial_stage(self) -> TrialStage:
+        limiter = self._shared or self._limiter
+        return TrialStage(TrialRecords(self._database), limiter, self._clock, time.time)
 
     def dump_metrics(self) -> dict[str, Any]:
         return self.metrics.dump()

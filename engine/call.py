@@ -50,6 +50,19 @@ class OwnKeys:
 
 
 @dataclass(frozen=True, slots=True)
+class TrialTerms:
+    """What somebody on trial may use in all. Moments are seconds since the epoch."""
+
+    started_at: float
+    ends_at: float
+    credit_usd: Decimal
+    day_usd: Decimal | None
+    tokens: int
+    requests: int
+    concurrency: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
     """Who pays and what is allowed. `models` are globs over model names; None allows all."""
 
@@ -77,6 +90,8 @@ class Caller:
     """Of the user whose key it is: nothing that this role may not is done with the key. "" where nobody says."""
     prepaid: bool = False
     """Calls are paid from credit, and without credit there are none. Otherwise what they cost is written down."""
+    trial: TrialTerms | None = None
+    """Of who is on trial, or was and has not paid since."""
 
     @property
     def payer(self) -> str:

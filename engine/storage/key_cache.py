@@ -19,12 +19,13 @@ from engine.storage.home import open_private, write_private
 from engine.storage.key_rules import compile_bounds
 from engine.storage.provider_keys import open_own_keys
 from engine.storage.secrets import KeyRing
+from engine.storage.trial_terms import read_terms, write_terms
 
 log = logging.getLogger(__name__)
 
 CACHE_FILE = "keys.cache"
 MOST_KEYS = 10_000
-_LAYOUT = 5
+_LAYOUT = 6
 _HASH, _N, _KEY_ID = 0, 1, 2
 
 
@@ -98,12 +99,13 @@ def _write_row(key: KnownKey) -> list[Any]:
         who.plan,
         who.prepaid,
         who.owner_role,
+        write_terms(who.trial),
     ]
 
 
 def _read_row(row: list[Any], ring: KeyRing) -> KnownKey:
     hashed, n, key_id, user_id, role, name, last4, models, scopes, expires_at, *rest = row
-    environment, scoped_models, rules, own_keys, team_id, plan, prepaid, owner_role = rest
+    environment, scoped_models, rules, own_keys, team_id, plan, prepaid, owner_role, trial = rest
     caller = Caller(
         key_id=key_id,
         user_id=user_id,
@@ -121,5 +123,6 @@ def _read_row(row: list[Any], ring: KeyRing) -> KnownKey:
         plan=plan,
         prepaid=prepaid,
         owner_role=owner_role,
+        trial=read_terms(trial),
     )
     return KnownKey(bytes.fromhex(hashed), caller, n)

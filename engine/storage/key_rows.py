@@ -7,6 +7,7 @@ from typing import Any, LiteralString
 
 from engine.call import Caller
 from engine.storage.key_rules import compile_bounds, grant_scopes
+from engine.storage.trial_terms import TRIAL_COLUMNS, read_terms
 
 SELECT_KEY: LiteralString = (
     "SELECT c.n, k.hash, k.replaced_hash, extract(epoch FROM k.replaced_until)::float8, k.ring_id,"
@@ -16,6 +17,8 @@ SELECT_KEY: LiteralString = (
     " k.ceiling, CASE WHEN k.team_id IS NULL THEN u.limits ELSE '{}' END,"
     " coalesce(k.team_id, ''), coalesce(t.plan, u.plan), coalesce(t.prepaid, u.prepaid),"
     " CASE WHEN k.team_id IS NULL THEN u.role ELSE '' END,"
+    f" (SELECT {TRIAL_COLUMNS} FROM trials r"
+    " WHERE r.user_id = k.user_id AND r.lifted_at IS NULL AND k.team_id IS NULL),"
     " (SELECT jsonb_object_agg(p.provider, jsonb_build_array(p.id, p.sealed)) FROM user_provider_keys p"
     " WHERE p.user_id = k.user_id AND k.team_id IS NULL)"
     " FROM change_counter c LEFT JOIN"
@@ -73,7 +76,7 @@ def _is_one_of(stored: bytes, hashes: Sequence[bytes]) -> bool:
 def make_caller(facts: Sequence[Any], until: float | None = None) -> Caller:
     """The caller of a key's columns; with `until` its old text, which ends then."""
     key_id, user_id, role, name, last4, environment, models, scopes, expires_at, *rest = facts
-    *rules, team_id, plan, prepaid, owner_role = rest
+    *rules, team_id, plan, prepaid, owner_role, trial = rest
     granted, scoped_models = grant_scopes(scopes)
     if team_id:
         granted &= FOR_TEAMS
@@ -95,4 +98,5 @@ def make_caller(facts: Sequence[Any], until: float | None = None) -> Caller:
         plan=plan,
         prepaid=prepaid,
         owner_role=owner_role,
+        trial=read_terms(trial),
     )

@@ -28,12 +28,15 @@ _ADD: LiteralString = (
     "INSERT INTO trials (user_id, trial, code, ends_at, credit_usd, day_usd, tokens, requests, concurrency)"
     " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING"
 )
+TOKENS: LiteralString = (
+    "coalesce(sum(coalesce((tokens->>'input')::bigint, 0) + coalesce((tokens->>'cached_input')::bigint, 0)"
+    " + coalesce((tokens->>'cache_write')::bigint, 0) + coalesce((tokens->>'cache_write_1h')::bigint, 0)"
+    " + coalesce((tokens->>'audio_input')::bigint, 0) + coalesce((tokens->>'output')::bigint, 0)"
+    " + coalesce((tokens->>'reasoning')::bigint, 0) + coalesce((tokens->>'audio_output')::bigint, 0)), 0)::bigint"
+)
+"""All tokens of call records."""
 _USAGE: LiteralString = (
-    "SELECT count(*), coalesce(sum(coalesce((tokens->>'input')::bigint, 0)"
-    " + coalesce((tokens->>'cached_input')::bigint, 0) + coalesce((tokens->>'cache_write')::bigint, 0)"
-    " + coalesce((tokens->>'cache_write_1h')::bigint, 0) + coalesce((tokens->>'audio_input')::bigint, 0)"
-    " + coalesce((tokens->>'output')::bigint, 0) + coalesce((tokens->>'reasoning')::bigint, 0)"
-    " + coalesce((tokens->>'audio_output')::bigint, 0)), 0)::bigint, coalesce(sum(cost_usd), 0)"
+    f"SELECT count(*), {TOKENS}, coalesce(sum(cost_usd), 0)"
     " FROM call_records WHERE user_id = %(user)s AND started_at >= %(since)s AND started_at < %(until)s"
     " AND attempts <> '[]'"
 )
