@@ -1,5 +1,8 @@
 """Which addresses an upstream may have."""
 
+import asyncio
+import socket
+
 import pytest
 
 from engine.errors import UpstreamFailure
@@ -81,3 +84,24 @@ async def test_an_answer_is_remembered_for_a_while_and_not_for_longer() -> None:
     assert await keeping.find_addresses(origin) is not await keeping.find_addresses(origin)
     assert (await keeping.find_addresses(origin))[0] is (await keeping.find_addresses(origin))[0]
     assert (await forgetting.find_addresses(origin))[0] is not (await forgetting.find_addresses(origin))[0]
+
+
+async def test_a_name_that_turns_around_is_never_connected_to_at_its_new_place() -> None:
+    """What is checked is what is connected to: a later answer of the same name is checked anew."""
+    loop = asyncio.get_running_loop()
+    answers = [["8.8.8.8", "127.0.0.1"], ["127.0.0.1"]]
+    asked = 0
+
+    async def turn_around(
+        host: str, port: int, **_: object
+    ) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+        nonlocal asked
+        asked += 1
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in answers.pop(0)]
+
+    loop.getaddrinfo = turn_around  # type: ignore[assignment, method-assign]
+    resolver, origin = Resolver(keep_s=0), Origin("https", "rebind.example.org", 443)
+    assert await resolver.find_addresses(origin) == [(socket.AF_INET, ("8.8.8.8", 443))]
+    with pytest.raises(UpstreamFailure, match="not a public address"):
+        await resolver.find_addresses(origin)
+    assert asked == 2
