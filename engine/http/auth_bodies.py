@@ -6,7 +6,7 @@ such clients can stay as they are.
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StringConstraints, WithJsonSchema
 
 from engine.config.schema_base import Strict
 from engine.http.key_bodies import Name, Tag
@@ -90,7 +90,7 @@ class Logout(Strict):
     """POST /auth/logout"""
 
     refresh_token: SecretWord
-    everywhere: bool = False
+    everywhere: StrictBool = False
 
 
 class AskReset(Strict):

@@ -103,7 +103,7 @@ class Route:
     media_type: str = "application/json"
     """Of the good answer, for the description."""
     answer: type[BaseModel] | None = None
-    """The shape of the good answer, for the description; None: an object."""
+    """The shape of the good answer, for the description; None: an object or a list."""
     pattern: re.Pattern[str] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -162,7 +162,9 @@ def _list_query(
 def _describe_answers(route: Route, models: Mapping[type[BaseModel], dict[str, Any]]) -> dict[str, Any]:
     media_type = route.media_type.partition(";")[0]
     is_json = media_type == _JSON
-    schema = models[route.answer] if route.answer is not None else {"type": "object"} if is_json else {}
+    schema = (
+        models[route.answer] if route.answer is not None else {"type": ["object", "array"]} if is_json else {}
+    )
     good: dict[str, Any] = {"description": "Done."}
     if route.status != 204:
         good["content"] = {media_type: {"schema": schema} if schema else {}}

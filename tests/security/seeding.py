@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import uvicorn
 from cryptography.fernet import Fernet
 from psycopg import sql
 
 from engine.storage.embedded import EmbeddedDatabase
-from tests.harness import ADMIN_KEY, Gateway, Simulator, running, write_files
+from tests.harness import ADMIN_KEY, Gateway, Simulator, find_free_port, running, write_files
+from tests.payments.stand_in import SECRET_KEY, WEBHOOK_SECRET, StripeStandIn
 
 ROLES = ("user", "developer", "admin")
 SCOPES = ("inference", "read", "admin")
@@ -33,6 +36,35 @@ models:
     price: {input: "1", output: "2"}
     targets: [{provider: upstream, model: sim/tokens@5}]
 """
+
+
+GATEWAY = """
+simulator: {{enabled: true}}
+billing:
+  stripe:
+    secret_key: ${{STRIPE_KEY}}
+    webhook_secret: ${{STRIPE_WEBHOOK}}
+    api_base: {stripe}
+    return_urls: ['https://app.example.org/*']
+    success_url: https://app.example.org/done
+    cancel_url: https://app.example.org/back
+"""
+
+
+@contextmanager
+def serve_stripe() -> Iterator[str]:
+    """The played Stripe at a port; its address."""
+    config = uvicorn.Config(
+        StripeStandIn().asgi, port=find_free_port(), log_level="error", lifespan="off", interface="asgi3"
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{config.port}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
 
 
 @dataclass
@@ -92,28 +124,37 @@ def keep_house(folder: Path, files: Mapping[str, str] | None = None, **environ: 
     database = EmbeddedDatabase(folder / "database")
     url = asyncio.run(database.start())
     try:
-        simulator = Simulator(folder)
-        given = {
-            "gateway.yaml": "simulator: {enabled: true}\n",
-            "providers.d/upstream.yaml": UPSTREAM.format(url=simulator.url),
-            "models.d/mine.yaml": MODELS,
-        }
-        write_files(folder, given | dict(files or {}))
-        gateway = Gateway(
-            folder,
-            **{
-                "DATABASE_URL": url,
-                "GATEWAYZ_KEYRING": Fernet.generate_key().decode(),
-                "UPSTREAM_KEY": "sk-of-the-upstream-0123456789",
-                **environ,
-            },
-        )
-        with running(simulator, gateway):
-            house = House(gateway, simulator, url, {"environment": ADMIN_KEY})
-            seed_people(house)
-            yield house
+        with serve_stripe() as stripe:
+            yield from _keep(folder, url, stripe, files or {}, environ)
     finally:
         asyncio.run(database.stop())
+
+
+def _keep(
+    folder: Path, url: str, stripe: str, files: Mapping[str, str], environ: Mapping[str, str]
+) -> Iterator[House]:
+    simulator = Simulator(folder)
+    given = {
+        "gateway.yaml": GATEWAY.format(stripe=stripe),
+        "providers.d/upstream.yaml": UPSTREAM.format(url=simulator.url),
+        "models.d/mine.yaml": MODELS,
+    }
+    write_files(folder, given | dict(files or {}))
+    gateway = Gateway(
+        folder,
+        **{
+            "DATABASE_URL": url,
+            "GATEWAYZ_KEYRING": Fernet.generate_key().decode(),
+            "UPSTREAM_KEY": "sk-of-the-upstream-0123456789",
+            "STRIPE_KEY": SECRET_KEY,
+            "STRIPE_WEBHOOK": WEBHOOK_SECRET,
+            **environ,
+        },
+    )
+    with running(simulator, gateway):
+        house = House(gateway, simulator, url, {"environment": ADMIN_KEY})
+        seed_people(house)
+        yield house
 
 
 def seed_people(house: House) -> None:
