@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from engine.config.build import build_model, build_policy
+from engine.config.declared import REFERENCES
 from engine.config.describe import TreePath, suggest
 from engine.config.doors import DoorBuilder, find_common_formats
 from engine.config.endpoints import (
@@ -69,6 +70,22 @@ class Catalog:
         self._compile_models()
         self._compile_doors()
         self._name_everything()
+        self._check_declared()
+
+    def _check_declared(self) -> None:
+        """What a thing that needs no compiling names is there."""
+        for kind, path, other in REFERENCES:
+            known = self._declared.get(other, {})
+            for entry in self.list_entries(kind):
+                named: Any = entry.spec
+                for step in path:
+                    named = getattr(named, step)
+                names = named if isinstance(named, tuple) else () if named is None else (named,)
+                self.problems += [
+                    entry.problem(path, f'no {other} "{name}"{suggest(name, sorted(known))}')
+                    for name in names
+                    if name not in known
+                ]
 
     def _name_everything(self) -> None:
         book = NameBook(self._declared.get("model", {}), self.providers, self._declared.get("provider", {}))

@@ -48,3 +48,9 @@ DECLARED: Mapping[str, type[Strict]] = {
 
 KEPT = frozenset({"role"})
 """Kinds whose shipped things stay without `include.builtin`: nobody would be an administrator."""
+
+REFERENCES: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("login", ("new_user", "plan"), "plan"),
+    ("login", ("refuse_mail_domains",), "mail_domains"),
+)
+"""Kind, a key of it, and the kind of the things that are named there, each of which must exist."""

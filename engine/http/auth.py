@@ -29,8 +29,9 @@ from engine.http.bodies import check
 from engine.http.endpoints import NOT_KEPT, Answer, Ask, Route
 from engine.http.key_bodies import TAGS
 from engine.http.profile import show_money
-from engine.policies.front_door import KEY_NAME, KEY_SCOPES, FrontDoor, Wishes
+from engine.policies.front_door import FrontDoor
 from engine.policies.identity import Identity
+from engine.policies.welcome import KEY_NAME, KEY_SCOPES, Wishes
 from engine.storage.account_desk import Entered
 from engine.storage.accounts import Account
 from engine.storage.sessions import Session

@@ -9,49 +9,29 @@ import hmac
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from secrets import token_hex
-from typing import Any
 
 from engine.config.schema_login import LoginFile
 from engine.config.snapshot import Snapshot
 from engine.errors import InvalidRequest, KeyRefused, LimitExceeded, NotAllowed
 from engine.policies.attempts import Attempts, name_place
 from engine.policies.id_tokens import IdTokens, Proven, TokenRefused
+from engine.policies.letters import reset_of, write_letter
 from engine.policies.login_rules import find_refusal, list_refused_domains, read_login, refuse_address
 from engine.policies.password_rules import refuse_weak
 from engine.policies.session_tokens import SessionTokens
+from engine.policies.welcome import NO_WISHES, Wishes, ask_key, welcome, welcome_proven
 from engine.secret import Secret
-from engine.storage.account_desk import AccountDesk, Entered, Newcomer, Opening, ProvenIdentity
-from engine.storage.accounts import Account, NewAccount, name_user
+from engine.storage.account_desk import AccountDesk, Entered, Opening, ProvenIdentity
+from engine.storage.accounts import Account
 from engine.storage.audit import Actor, Event
 from engine.storage.issuing import KeyRequest
-from engine.storage.newcomers import NewcomerFacts
 from engine.storage.one_time_tokens import OneTimeToken, make_token
 from engine.storage.passwords import Passwords, is_outdated
-from engine.storage.profile_desk import Letter, ProfileDesk
+from engine.storage.profile_desk import ProfileDesk
 from engine.storage.secrets import KeyRing
 from engine.storage.sessions import REFRESH_PREFIX, Session
 
-ENVIRONMENTS = {"live": "live", "test": "test", "staging": "staging", "development": "dev"}
-KEY_NAME, KEY_SCOPES = "Main key", ("inference", "read")
-VERIFY_PREFIX, RESET_PREFIX, INVITE_PREFIX = "gwv", "gwp", "gwi"
-
-
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """What somebody who comes in asks for beside being let in."""
-
-    name: str = ""
-    environment: str | None = None
-    """live, test, staging or development; None: what the file says."""
-    key: bool | None = None
-    """Make a key. None: for new users, if the file says so."""
-    key_name: str = KEY_NAME
-    referral_code: str | None = None
-    partner_code: str | None = None
-    invitation: Secret | None = None
-
-
-NO_WISHES = Wishes()
+INVITE_PREFIX = "gwi"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +84,7 @@ class FrontDoor:
                 account.id if account else self._disguise(email), account, "password", by
             )
             raise KeyRefused("the address or the password is wrong", code="credentials_wrong")
-        opening = self._open("password", by, self._ask_key(wishes, is_new=False))
+        opening = self._open("password", by, ask_key(login, wishes, is_new=False))
         if stored is not None and is_outdated(stored):
             opening = replace(opening, new_hash=await rooms.passwords.hash(password))
         return await rooms.accounts.enter(account.id, opening)
@@ -121,8 +101,10 @@ class FrontDoor:
             await self._note_failure(provider or "identity token", None, "token", by)
             raise
         identity = ProvenIdentity(proven.provider, proven.subject, proven.email)
-        opening = self._open(proven.provider, by, self._ask_key(wishes, is_new=False))
-        return await rooms.accounts.enter_proven(identity, self._welcome_proven(proven, wishes, by), opening)
+        opening = self._open(proven.provider, by, ask_key(login, wishes, is_new=False))
+        return await rooms.accounts.enter_proven(
+            identity, welcome_proven(rooms.read_snapshot(), proven, wishes, by), opening
+        )
 
     async def _prove(self, tokens: Sequence[Secret], provider: str | None) -> Proven:
         proven: Proven | None = None
@@ -151,7 +133,7 @@ class FrontDoor:
         if self.proves_first:
             await self._hold_back(email, hashed, by, wishes)
             return None
-        newcomer = self._welcome(email, hashed, wishes, by, is_proven=False)
+        newcomer = welcome(rooms.read_snapshot(), email, hashed, wishes, by)
         entered = await rooms.accounts.sign_up(newcomer, self._open("password", by, None))
         if entered is None:
             raise refuse_address()
@@ -172,14 +154,14 @@ class FrontDoor:
             "partner_code": wishes.partner_code,
             "invitation": wishes.invitation.reveal() if wishes.invitation else None,
         }
-        held = self._write_letter(VERIFY_PREFIX, OneTimeToken("sign_up", email, facts=facts), wishes.name)
+        held = write_letter(self.login, OneTimeToken("sign_up", email, facts=facts), wishes.name)
         if account is not None:
-            held = self._write_letter(RESET_PREFIX, _reset_of(account, email), account.name)
+            held = write_letter(self.login, reset_of(account, email), account.name)
         await self._rooms.profiles.send(held, is_meant=account is None or account.active)
 
     async def send_verification(self, user_id: str, email: str, name: str) -> None:
         what = OneTimeToken("verify_address", email, user_id)
-        await self._rooms.profiles.send(self._write_letter(VERIFY_PREFIX, what, name))
+        await self._rooms.profiles.send(write_letter(self.login, what, name))
 
     async def prove_address(
         self, token: Secret, password: Secret | None, holder: str | None, by: Actor
@@ -211,7 +193,7 @@ class FrontDoor:
         if not await self._fits(password, hashed):
             raise KeyRefused("the password is wrong", code="credentials_wrong")
         wishes = Wishes(**facts, invitation=Secret(invitation) if invitation else None)
-        newcomer = self._welcome(what.email, hashed, wishes, by, is_proven=True)
+        newcomer = welcome(self._rooms.read_snapshot(), what.email, hashed, wishes, by, is_proven=True)
         opening = self._open("password", by, None)
         entered = await self._rooms.accounts.finish_sign_up(token, newcomer, opening)
         if entered is None:
@@ -231,8 +213,8 @@ class FrontDoor:
         is_meant = await self._may_write_to(email, login)
         account, _ = await rooms.accounts.look_up(email, by.address)
         is_meant = is_meant and account is not None and account.active and login.passwords
-        letter = self._write_letter(
-            RESET_PREFIX, _reset_of(account, email), account.name if account is not None else ""
+        letter = write_letter(
+            self.login, reset_of(account, email), account.name if account is not None else ""
         )
         await rooms.profiles.send(letter, is_meant=is_meant)
 
@@ -300,66 +282,6 @@ class FrontDoor:
         session_id = f"session_{token_hex(12)}"
         return Opening(session_id, make_token(REFRESH_PREFIX), method, lasts_s, by, key)
 
-    def _ask_key(self, wishes: Wishes, *, is_new: bool) -> KeyRequest | None:
-        """Who has an account gets a key only when asked for one, and only when there is none."""
-        new_user = self.login.new_user
-        wanted = wishes.key is True or (is_new and wishes.key is None and new_user.auto_key)
-        if not wanted:
-            return None
-        environment = ENVIRONMENTS[wishes.environment or new_user.environment]
-        return KeyRequest(wishes.key_name, environment=environment, scopes=KEY_SCOPES)
-
-    def _welcome(
-        self, email: str | None, hashed: str | None, wishes: Wishes, by: Actor, *, is_proven: bool
-    ) -> Newcomer:
-        login, rooms = self.login, self._rooms
-        new_user = login.new_user
-        account = NewAccount(
-            name_user(), email, is_proven, wishes.name, hashed, new_user.plan or "", new_user.prepaid
-        )
-        facts = NewcomerFacts(
-            email=email or "",
-            email_verified=is_proven,
-            name=wishes.name,
-            environment=wishes.environment or new_user.environment,
-            referral_code=wishes.referral_code,
-            partner_code=wishes.partner_code,
-            address=by.address,
-        )
-        lists = list_refused_domains(rooms.read_snapshot(), login)
-        return Newcomer(
-            account,
-            facts,
-            self._ask_key(wishes, is_new=True),
-            login.sign_up == "invited",
-            wishes.invitation,
-            find_refusal(email, login, lists),
-        )
-
-    def _welcome_proven(self, proven: Proven, wishes: Wishes, by: Actor) -> Newcomer:
-        wishes = replace(wishes, name=wishes.name or proven.name)
-        newcomer = self._welcome(proven.email, None, wishes, by, is_proven=proven.email is not None)
-        refusal = newcomer.refusal
-        if proven.email is None and self.login.providers[proven.provider].needs_email:
-            refusal = NotAllowed(
-                "the identity provider does not say that it has checked an address", code="address_missing"
-            )
-        facts = replace(newcomer.facts, method=proven.provider)
-        return replace(newcomer, facts=facts, refusal=refusal)
-
-    def _write_letter(self, prefix: str, what: OneTimeToken, name: str) -> Letter:
-        login, token = self.login, make_token(prefix)
-        is_reset = what.purpose == "password_reset"
-        lasts_s = login.tokens.reset_s if is_reset else login.tokens.verify_s
-        page = login.links.password_reset if is_reset else login.links.verify_address
-        template = "password_reset" if is_reset else "verify_address"
-        data: dict[str, Any] = {
-            "name": name,
-            "link": page.replace("{token}", token.reveal()),
-            "valid_for": word_span(lasts_s),
-        }
-        return Letter(token, what, lasts_s, template, data)
-
     def _disguise(self, email: str) -> str:
         """An address under which nobody finds it: for counters and the log."""
         key = self._rooms.ring.newest.sessions
@@ -371,12 +293,6 @@ class FrontDoor:
         await self._rooms.accounts.note(by, event)
 
 
-def _reset_of(account: Account | None, email: str) -> OneTimeToken:
-    if account is None:
-        return OneTimeToken("password_reset", email)
-    return OneTimeToken("password_reset", account.email or email, account.id)
-
-
 def _refuse_without_passwords(login: LoginFile) -> None:
     if not login.passwords:
         raise NotAllowed("nobody signs in with a password here", code="passwords_off")
@@ -384,12 +300,3 @@ def _refuse_without_passwords(login: LoginFile) -> None:
 
 def _refuse_token() -> InvalidRequest:
     return InvalidRequest("this token is not valid, or was used already", code="token_invalid", param="token")
-
-
-def word_span(seconds: float) -> str:
-    """How long something lasts, for people."""
-    minutes = max(1, int(seconds // 60))
-    for size, word in ((1440, "days"), (60, "hours")):
-        if minutes >= 2 * size and minutes % size == 0:
-            return f"{minutes // size} {word}"
-    return f"{minutes} minutes"

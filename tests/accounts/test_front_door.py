@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from engine.errors import DependencyAway, GatewayError, InvalidRequest, KeyRefused, LimitExceeded, NotAllowed
-from engine.policies.front_door import Wishes
+from engine.policies.welcome import Wishes
 from engine.secret import Secret
 from engine.storage.account_desk import Entered
 from engine.storage.issuing import KeyRequest, issue_key

@@ -13,9 +13,9 @@ from cryptography.fernet import Fernet
 from engine.call import Caller
 from engine.errors import KeyRefused, NotAllowed
 from engine.policies.access import Need
-from engine.policies.front_door import Wishes
 from engine.policies.identity import Identity
 from engine.policies.session_tokens import SessionTokens
+from engine.policies.welcome import Wishes
 from engine.secret import Secret
 from engine.storage.account_desk import Entered
 from engine.storage.one_time_tokens import make_token

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -369,3 +370,15 @@ def test_neither_passwords_nor_tokens_are_in_the_logs(pair: Pair) -> None:
         "@example.",
     ):
         assert secret not in said
+
+
+def test_without_redis_two_workers_together_let_in_no_more_than_the_number(tmp_path: Path) -> None:
+    files = {"gateway.yaml": "database: embedded\nredis: none\nlimits: {without_redis: divide}\n"}
+    gateway = Gateway(write_files(tmp_path, files), workers=2)
+    body = {"email": "nobody@example.com", "password": "wrong-password-1"}
+    with running(gateway):
+        statuses = [
+            httpx.post(f"{gateway.url}/auth/login", json=body, timeout=30).status_code for _ in range(30)
+        ]
+    assert set(statuses) == {401, 429}
+    assert 5 <= statuses.count(401) <= 10
