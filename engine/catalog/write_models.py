@@ -3,9 +3,11 @@
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
-from engine.catalog.price_list import Row, read_capabilities, read_limits, read_price, write_amount
+from engine.catalog.price_list import read_capabilities, read_limits, read_price
+from engine.catalog.row_prices import Row, read_image_prices, write_amount
 from engine.catalog.selection import ChosenFile, ChosenModel, ChosenTarget, PricedProviders
 from engine.config.build import REASONING_FIRST_TOKEN_S
 from engine.config.schema_price import PriceEntry
@@ -57,7 +59,7 @@ class ModelWriter:
         return "\n".join([*lines, "    targets:", *(f"      - {target}" for target in targets)]) + "\n"
 
     def _list_facts(
-        self, spec: ChosenModel, row: Row, price: dict[str, str], chosen: ChosenFile
+        self, spec: ChosenModel, row: Row, price: dict[str, Any], chosen: ChosenFile
     ) -> dict[str, Any]:
         capabilities = [word for word in read_capabilities(row) if word not in spec.cannot]
         capabilities += [word for word in spec.can if word not in capabilities]
@@ -77,7 +79,7 @@ class ModelWriter:
         }
 
     def _write_target(
-        self, provider: str, target: ChosenTarget, price: dict[str, str], usual: dict[str, str], row: Row
+        self, provider: str, target: ChosenTarget, price: dict[str, Any], usual: dict[str, Any], row: Row
     ) -> str:
         facts: dict[str, Any] = {"provider": provider, "model": target.model}
         own = self._find_row(provider, target)
@@ -95,7 +97,7 @@ class ModelWriter:
         self.left_out.append(f"{name}: {provider} has no file")
         return False
 
-    def _find_price(self, name: str, provider: str, target: ChosenTarget) -> dict[str, str] | None:
+    def _find_price(self, name: str, provider: str, target: ChosenTarget) -> dict[str, Any] | None:
         """The target's own price; None when it sells at the model's."""
         if target.price is not None:
             return _spell_price(target.price)
@@ -103,10 +105,18 @@ class ModelWriter:
             return None
         row = self._find_row(provider, target)
         if row is not None and (price := read_price(row)):
-            return price
+            return self._add_image_prices(price, provider, target)
         if target.listed or self.providers.providers.get(provider, ("",)):
             self.problems.append(f"{name}: no price for {provider}/{target.model}")
         return None
+
+    def _add_image_prices(self, price: dict[str, Any], provider: str, target: ChosenTarget) -> dict[str, Any]:
+        if "per_image" not in price:
+            return price
+        for pattern in self.providers.providers.get(provider, ()):
+            if variants := read_image_prices(self.rows, pattern, target.model):
+                return {**price, "per_image_of": variants}
+        return price
 
     def _find_row(self, provider: str, target: ChosenTarget) -> Row | None:
         patterns = (target.listed,) if target.listed else self.providers.providers.get(provider, ())
@@ -136,8 +146,10 @@ def _smaller(own: dict[str, int], usual: dict[str, int]) -> dict[str, int]:
     return {"context": context, "output": min(output, context)} if output else {"context": context}
 
 
-def _spell_price(price: PriceEntry) -> dict[str, str]:
-    return {name: write_amount(getattr(price, name)) for name in price.model_fields_set}
+def _spell_price(price: PriceEntry) -> dict[str, Any]:
+    said = price.model_dump(exclude_unset=True)
+    plain = {name: value for name in said if isinstance(value := getattr(price, name), Decimal)}
+    return {**said, **{name: write_amount(amount) for name, amount in plain.items()}}
 
 
 def _write(value: Any) -> str:

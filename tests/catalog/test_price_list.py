@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from engine.catalog.price_list import read_capabilities, read_limits, read_price, read_price_list
+from engine.catalog.row_prices import read_image_prices
 
 
 def row(mode: str = "chat", **facts: str) -> Any:
@@ -77,7 +78,70 @@ def test_one_answer_is_never_paid_in_tokens_and_in_units() -> None:
         output_cost_per_image_token="4e-05",
         output_cost_per_image="0.134",
     )
-    assert read_price(image) == {"input": "5.00", "output": "40.00"}
+    assert read_price(image) == {"input": "5.00", "output": "10.00", "image_output": "40.00"}
+
+
+def test_thresholds_of_the_prompt_become_tiers_that_say_what_differs() -> None:
+    price = read_price(
+        row(
+            input_cost_per_token="1.25e-06",
+            output_cost_per_token="1e-05",
+            cache_read_input_token_cost="1.25e-07",
+            input_cost_per_token_above_200k_tokens="2.5e-06",
+            output_cost_per_token_above_200k_tokens="1e-05",
+            cache_read_input_token_cost_above_200k_tokens="2.5e-07",
+            input_cost_per_token_above_1000k_tokens="5e-06",
+        )
+    )
+    assert price["tiers"] == [
+        {"above": 200_000, "input": "2.50", "cached_input": "0.25"},
+        {"above": 1_000_000, "input": "5.00"},
+    ]
+
+
+def test_services_have_rates_and_thresholds_of_their_own() -> None:
+    price = read_price(
+        row(
+            input_cost_per_token="2e-06",
+            output_cost_per_token="8e-06",
+            input_cost_per_token_flex="1e-06",
+            output_cost_per_token_flex="4e-06",
+            input_cost_per_token_above_272k_tokens_flex="2e-06",
+            input_cost_per_token_priority="4e-06",
+            output_cost_per_token_priority="8e-06",
+            input_cost_per_token_batches="2e-06",
+        )
+    )
+    assert price["services"] == {
+        "flex": {"input": "1.00", "output": "4.00", "tiers": [{"above": 272_000, "input": "2.00"}]},
+        "priority": {"input": "4.00"},
+    }
+
+
+def test_a_list_of_ranges_becomes_a_price_and_its_tiers() -> None:
+    price = read_price(
+        row(
+            tiered_pricing='[{"range": [0, 32000.0], "input_cost_per_token": 3e-07, "output_cost_per_token": 1.5e-06},'
+            ' {"range": [32000.0, 128000.0], "input_cost_per_token": 5e-07, "output_cost_per_token": 2.5e-06}]'
+        )
+    )
+    assert price == {
+        "input": "0.30", "output": "1.50", "tiers": [{"above": 32_000, "input": "0.50", "output": "2.50"}]
+    }  # fmt: skip
+
+
+def test_a_search_costs_what_one_of_the_usual_size_costs() -> None:
+    sizes = '{"search_context_size_low": 0.005, "search_context_size_medium": 0.01, "search_context_size_high": 0.02}'
+    price = read_price(row(input_cost_per_token="1e-06", search_context_cost_per_query=sizes))
+    assert price == {"input": "1.00", "per_search": "0.01"}
+
+
+def test_images_have_prices_by_quality_and_size() -> None:
+    rows = read_price_list(
+        b'{"x/high/1024-x-1536/m": {"output_cost_per_image": 0.25}, "x/m": {"output_cost_per_image": 0.04},'
+        b' "x/low/1024-x-1024/m": {"output_cost_per_image": 0.011}, "x/low/1024-x-1024/other": {}}'
+    )
+    assert read_image_prices(rows, "x/{model}", "m") == {"high/1024x1536": "0.25", "low/1024x1024": "0.011"}
 
 
 def test_limits_are_of_what_is_written() -> None:

@@ -106,7 +106,7 @@ def test_a_streamed_image_is_charged_by_the_tokens_that_it_reports(
     raw = client.images.with_raw_response.generate(model="studio/one", prompt="a cat", stream=True)
     assert [event.b64_json for event in raw.parse()] == ["aA==", "aGk="]
     record = gateway.find_record(raw.headers["x-request-id"])
-    assert (record["tokens"]["input"], record["tokens"]["output"]) == (5, 7)
+    assert (record["tokens"]["input"], record["tokens"]["image_output"]) == (5, 7)
 
 
 def test_sound_is_passed_byte_for_byte_with_its_media_type_and_charged_by_the_character(

@@ -22,6 +22,8 @@ BOUNDS = {
     "reasoning": ("0.01", "800"),
     "audio_input": ("0.005", "200"),
     "audio_output": ("0.01", "800"),
+    "image_input": ("0.005", "200"),
+    "image_output": ("0.01", "800"),
 }
 """US dollars per 1M tokens: a price per token or per thousand in this place is far outside."""
 UNIT_BOUNDS = {
@@ -65,7 +67,7 @@ def test_every_price_is_within_the_bounds_of_its_class(shipped: Snapshot) -> Non
         metered = price.input > 0
         for name, (low, high) in BOUNDS.items() if metered else ():
             amount = getattr(price, name) * MILLION
-            if name in ("output", "reasoning", "audio_output") and not model.capabilities & {
+            if name in ("output", "reasoning", "audio_output", "image_output") and not model.capabilities & {
                 "chat",
                 "completions",
             }:
