@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from engine.config.schema_commerce import NoticesFile
 from engine.http.coupons import CouponRoutes
 from engine.http.credits import CreditRoutes
 from engine.http.endpoints import Route
+from engine.http.notices import NoticeRoutes, tell_all
 from engine.http.plans import PlanRoutes
 from engine.http.referrals import ReferralRoutes
 from engine.http.till import Till
@@ -30,6 +32,7 @@ class Commerce:
             CouponRoutes(self._till),
             ReferralRoutes(self._till),
             CreditRoutes(self._till),
+            NoticeRoutes(self._till),
         )
         return [route for room in rooms for route in room.list()]
 
@@ -37,10 +40,14 @@ class Commerce:
         return (
             Chore("trials.close", _EACH_S, self._close_trials),
             Chore("plans.renew", _EACH_S, self._renew_plans),
+            Chore("notices.tell", self._till.find_rules(NoticesFile).each_s, self._tell),
         )
 
     async def _close_trials(self) -> None:
         await self._till.database.run(close_ended_trials)
+
+    async def _tell(self) -> None:
+        await tell_all(self._till)
 
     async def _renew_plans(self) -> None:
         plans, now = self._till.plans, datetime.now(UTC)

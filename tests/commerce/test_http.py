@@ -244,3 +244,19 @@ def test_a_trial_needs_a_proven_person(gateway: Gateway, admin: httpx.Client) ->
         assert admin.get("/admin/trial/analytics").json()["analytics"]["total_trials"] == 0
         assert admin.get("/partner-trials/analytics/REDBEARD").json()["analytics"]["total_trials"] == 0
         assert post(admin, f"/partner-trials/expire/{find_id(user)}", 404)
+
+
+def test_people_say_what_they_want_to_be_told(gateway: Gateway, admin: httpx.Client) -> None:
+    with issue(gateway, "told") as user:
+        path = "/user/notifications/preferences"
+        assert user.get(path).json()["low_balance_threshold"] == "5"
+        changed = user.put(path, json={"low_balance_threshold": "2.5", "usage_alerts": False}).json()
+        assert (changed["low_balance_threshold"], changed["usage_alerts"]) == ("2.5", False)
+        assert user.get(path).json() == changed
+        assert user.put(path, json={}).status_code == 400
+        for notice in ("test", "send-usage-report", "test"):
+            assert user.post(f"/user/notifications/{notice}").json()["success"] is True
+        stats = admin.get("/admin/notifications/stats").json()
+        assert stats["pending_notifications"] >= 3 and stats["delivery_rate"] is None
+        assert admin.post("/admin/notifications/process").json()["status"] == "success"
+        assert user.post("/admin/notifications/process").status_code == 403
