@@ -190,7 +190,7 @@ class AuthRoutes:
     def _show_session(self, session: Session) -> dict[str, Any]:
         return {
             "access_token": self._door.sign(session).reveal(),
-            "token_type": "Bearer",
+            "token_type": "Bearer",  # nosec B105 # no password
             "expires_in": int(self._door.login.sessions.access_s),
             "refresh_token": session.refresh_token.reveal(),
             "refresh_expires_at": session.expires_at.isoformat(),

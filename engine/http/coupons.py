@@ -12,6 +12,7 @@ from engine.config.schema_base import Strict
 from engine.config.schema_commerce import CouponsFile
 from engine.errors import InvalidRequest
 from engine.http.endpoints import Answer, Ask, Route
+from engine.http.identifiers import make_request_id
 from engine.http.keys import find_owner
 from engine.http.till import Amount, Code, Line, Most, PageQuery, Till, UserId, show_usd
 from engine.policies.access import to_change, to_look
@@ -262,7 +263,7 @@ def show_refusal(code: str, refusal: CouponRefused) -> dict[str, Any]:
     nothing = dict.fromkeys(("coupon_value", "previous_balance", "new_balance"))
     error = {"message": refusal.message, "type": refusal.type, "param": None, "code": refusal.code}
     told = {"success": False, "message": refusal.message, "coupon_code": code, "error_code": refusal.code}
-    return {**told, **nothing, "error": error}
+    return {**told, **nothing, "error": error, "request_id": make_request_id()}
 
 
 def show_coupon(row: Row) -> dict[str, Any]:

@@ -202,7 +202,7 @@ def show_plan(plan: PlanFile) -> dict[str, Any]:
         **show_quotas(plan),
         "price_per_month": show_usd(plan.price.month),
         "yearly_price": None if plan.price.year is None else show_usd(plan.price.year),
-        "price_per_token": None,
+        "price_per_token": None,  # nosec B105 # no password
         "is_pay_as_you_go": plan.pay_as_you_go,
         "max_concurrent_requests": plan.limits.concurrency,
         "features": plan.features,

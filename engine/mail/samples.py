@@ -5,8 +5,8 @@ from typing import Any
 
 SAMPLES: Mapping[str, Mapping[str, Any]] = {
     "welcome": {"name": "Sample"},
-    "verify_address": {"token": "sample-token", "link": "", "valid_for": "24 hours"},
-    "password_reset": {"token": "sample-token", "link": "", "valid_for": "30 minutes"},
+    "verify_address": {"token": "sample-token", "link": "", "valid_for": "24 hours"},  # nosec B105 # shown in previews
+    "password_reset": {"token": "sample-token", "link": "", "valid_for": "30 minutes"},  # nosec B105 # likewise
     "low_balance": {"balance_usd": "4.125", "threshold_usd": "5"},
     "trial_expiring": {"ends_at": "2030-01-04"},
     "trial_expired": {"ended_at": "2030-01-04"},

@@ -23,7 +23,7 @@ class Shape:
         """Held, so that its id stays its own."""
         requests = dict(limit.requests)
         if limit.burst is not None:
-            requests[1] = min(limit.burst, requests.get(1, limit.burst))
+            requests[1] = min(limit.burst, requests.get(1, limit.burst))  # nosec B113 # a dict
         checks: list[list[Any]] = [[f"r{size_s}", number] for size_s, number in sorted(requests.items())]
         if limit.burst is not None and 1 not in limit.requests:
             checks[0].append(True)

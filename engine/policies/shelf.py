@@ -84,7 +84,7 @@ class Counters:
         self.concurrency = inf if limit.concurrency is None else share(limit.concurrency)
         requests = {size_s: share(number) for size_s, number in limit.requests.items()}
         if limit.burst is not None:
-            requests[1] = min(share(limit.burst), requests.get(1, share(limit.burst)))
+            requests[1] = min(share(limit.burst), requests.get(1, share(limit.burst)))  # nosec B113 # a dict
         self.request_checks = _pair_windows(self.request_windows, requests)
         tokens = {size_s: share(number) for size_s, number in limit.tokens.items()}
         self.token_checks = _pair_windows(self.token_windows, tokens)

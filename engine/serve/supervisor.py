@@ -338,7 +338,7 @@ async def bind_port(host: str, port: int) -> socket.socket:
 def write_url(host: str, listening: socket.socket) -> str:
     """Where to reach a listening socket from this machine."""
     port = listening.getsockname()[1]
-    host = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+    host = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # nosec B104 # compared
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

@@ -69,7 +69,7 @@ class Chores:
 
     async def _look_often(self) -> None:
         while True:
-            await asyncio.sleep(self._look_each_s * random.uniform(0.5, 1.5))
+            await asyncio.sleep(self._look_each_s * random.uniform(0.5, 1.5))  # nosec B311 # a pause
             try:
                 await self.do_what_is_due()
             except (GatewayError, psycopg.Error) as error:

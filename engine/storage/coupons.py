@@ -244,13 +244,13 @@ async def count_coupons(connection: Connection) -> Row:
     return found
 
 
-async def _fetch(connection: Connection, statement: str, values: Any) -> Row | None:
+async def _fetch(connection: Connection, statement: LiteralString, values: Any) -> Row | None:
     async with connection.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(statement.encode(), values)
+        await cursor.execute(statement, values)
         return await cursor.fetchone()
 
 
-async def _list(connection: Connection, statement: str, values: Any) -> list[Row]:
+async def _list(connection: Connection, statement: LiteralString, values: Any) -> list[Row]:
     async with connection.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(statement.encode(), values)
+        await cursor.execute(statement, values)
         return await cursor.fetchall()

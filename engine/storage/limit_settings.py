@@ -131,13 +131,15 @@ async def set_owner_limits(
             "UPDATE users SET limits = %s, changed_n = %s, updated_at = now() WHERE id = %s",
         ),
     }
-    select, update = statements[kind]
+    looked: LiteralString
+    changed: LiteralString
+    looked, changed = statements[kind]
     async with connection.transaction():
         n = await count_change(connection)
-        row = await (await connection.execute(select, (name,))).fetchone()
+        row = await (await connection.execute(looked, (name,))).fetchone()
         if row is None:
             return False
-        await connection.execute(update, (Jsonb(limits), n, name))
+        await connection.execute(changed, (Jsonb(limits), n, name))
         await write_event(connection, ring, by, Event(f"limits.{kind}", name, row[1], row[0], limits))
         return True
 

@@ -123,7 +123,7 @@ class TemplateSet:
         space: dict[str, Any] = {**RUNTIME, "NULL": NULL, "put_result": put_result}
         space |= {"Stumbles": _STUMBLES, "TemplateFailed": TemplateFailed}
         space |= {name: self._find_constant(*where) for name, where in self._constants.items()}
-        exec(code, space)
+        exec(code, space)  # nosec B102 # compiled from an allow-list of nodes
         return {entry[0]: space[f"write_{n}"] for n, entry in enumerate(self._entries)}
 
     def _hash(self, title: str) -> str | None:
@@ -138,7 +138,7 @@ class TemplateSet:
         content = self.shelf.load(key) if self.shelf is not None and key is not None else None
         if content is None:
             return None
-        code, self._constants, self.reads = marshal.loads(content)
+        code, self._constants, self.reads = marshal.loads(content)  # nosec B302 # own, private file
         found: CodeType = code
         return found
 

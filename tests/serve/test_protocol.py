@@ -374,6 +374,34 @@ async def test_a_client_that_takes_nothing_is_dropped(monkeypatch):
         assert door.app.events[:2] == ["/hold", "gone"]
 
 
+async def test_a_crowd_of_idle_connections_makes_room():
+    """The one that idles longest goes; when every one is at work, the newcomer is told so."""
+    async with open_door(max_connections=3) as door:
+        idle = []
+        for _ in range(3):
+            idle.append(await door.connect())
+            idle[-1][1].write(GET)
+            await read_response(idle[-1][0])
+        newcomer, writer = await door.connect()
+        writer.write(GET)
+        assert "200 ok" in (await read_response(newcomer))[0]
+        assert await asyncio.wait_for(idle[0][0].read(), 2) == b""
+        for _, each in [*idle, (newcomer, writer)]:
+            each.close()
+
+
+async def test_a_newcomer_among_the_busy_is_told_to_come_again():
+    async with open_door(max_connections=2) as door:
+        busy = [await door.connect() for _ in range(2)]
+        for _, writer in busy:
+            writer.write(b"GET /hold HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asyncio.sleep(0.1)
+        answer = await door.say(GET)
+        assert answer.startswith(b"HTTP/1.1 503") and b"too_many_connections" in answer
+        for _, writer in busy:
+            writer.close()
+
+
 async def test_shutdown_closes_idle_connections_and_lets_a_begun_request_finish(door):
     idle, idle_writer = await door.connect()
     idle_writer.write(GET)
