@@ -159,7 +159,7 @@ class StripeStandIn:
         if kind == "events":
             found = list(reversed(self.events))
         else:
-            word = {"payment_intents": "payment_intent", "charges": "charge", "payment_methods": "payment_method",
+            word: str = {"payment_intents": "payment_intent", "charges": "charge", "payment_methods": "payment_method",
                     "subscriptions": "subscription"}[kind]  # fmt: skip
             found = [each for each in reversed(self.objects.values()) if each["object"] == word]
         for name in ("customer",):
@@ -175,7 +175,7 @@ class StripeStandIn:
         return {"object": "list", "data": found[:limit], "has_more": len(found) > limit, "url": f"/v1/{kind}"}
 
     def _keep(self, prefix: str, kind: str, **facts: Any) -> Object:
-        made = {
+        made: Object = {
             "id": f"{prefix}_{next(self._numbers):06d}",
             "object": kind,
             "created": self.now,
@@ -187,7 +187,7 @@ class StripeStandIn:
     def _make_session(self, params: Object) -> Object:
         assert params["mode"] != "payment" or params["payment_intent_data"]["metadata"]["payment_id"]
         self._get(params["customer"])
-        line = params["line_items"]["0"]
+        line: Object = params["line_items"]["0"]
         price = line.get("price_data")
         session = self._keep(
             "cs_test",
