@@ -36,6 +36,7 @@ from engine.http.limits import LimitRoutes
 from engine.http.login import Login, Neighbours
 from engine.http.monitoring import Monitoring, Readiness
 from engine.http.openapi import ApiDescription
+from engine.http.payment_findings import FindingRoutes
 from engine.http.payments import PaymentRoutes, without_payments
 from engine.http.ports import App as Asgi
 from engine.http.ports import split_ports
@@ -47,7 +48,7 @@ from engine.http.team_keys import TeamKeyRoutes
 from engine.http.teams import TeamRoutes
 from engine.http.till import Till
 from engine.mail.sender import MailSender
-from engine.payments.room import Payments, build_payments, read_books
+from engine.payments.room import Hooks, Payments, build_payments, list_payment_chores, read_books
 from engine.policies.admission import Admission
 from engine.policies.attempts import Attempts
 from engine.policies.caps import REFRESH_EACH_S, Caps
@@ -237,10 +238,16 @@ class WorkerApp:
             stripe,
             lambda: read_books(self._read_snapshot()),
             entry,
-            purchase_made,
+            Hooks(purchase_made),
         )
         self.metrics.watch("gatewayz_payment_events_total", lambda: as_reading(payments.inbox.counts))
         self.metrics.watch("gatewayz_payment_flags_total", lambda: as_reading(payments.flags))
+        self.metrics.watch("gatewayz_payment_findings", lambda: payments.reconciler.open_findings)
+        self._chores.add(
+            *list_payment_chores(
+                payments, self._database, lambda: read_books(self._read_snapshot()), entry.reconcile
+            )
+        )
         return payments
 
     def _make_trial_stage(self) -> TrialStage:
@@ -278,7 +285,7 @@ class WorkerApp:
         )
         routes.declare(*limits.list(), *AllowlistRoutes(self._database, self._ring).list())
         routes.declare(*ProviderKeyRoutes(self._database, self._ring, self._read_snapshot).list())
-        routes.declare(*list_payment_routes(self._payments))
+        routes.declare(*list_payment_routes(self._payments, self._runtime.snapshot.settings.billing.stripe))
         routes.declare(*ApiDescription(lambda: routes.declared, self._read_snapshot).list())
         routes.declare(*self._login.list_routes(identity))
         routes.declare(*self._commerce.list_routes())
@@ -377,12 +384,17 @@ def as_reading(counts: Mapping[str, int]) -> dict[str | tuple[str, ...], float]:
     return {state: float(count) for state, count in counts.items()}
 
 
-def list_payment_routes(payments: Payments | None) -> Sequence[Route]:
+def list_payment_routes(payments: Payments | None, entry: StripeEntry) -> Sequence[Route]:
     """All of them in any case; without a key each says that there is none."""
     if payments is not None:
-        rooms = (PaymentRoutes(payments.desk, payments.inbox), SubscriptionRoutes(payments.subscriptions))
+        rooms = (
+            PaymentRoutes(payments.desk, payments.inbox),
+            SubscriptionRoutes(payments.subscriptions),
+            FindingRoutes(payments.reconciler, entry.reconcile),
+        )
         return [route for room in rooms for route in room.list()]
-    return without_payments([*PaymentRoutes(None, None).list(), *SubscriptionRoutes(None).list()])
+    missing = (PaymentRoutes(None, None), SubscriptionRoutes(None), FindingRoutes(None, entry.reconcile))
+    return without_payments([route for room in missing for route in room.list()])
 
 
 def read_proxies(environ: Mapping[str, str]) -> dict[str, str]:

@@ -24,6 +24,7 @@ ROOMS: Mapping[str, str] = {
     "ledger": "engine.storage.commands",
     "keyring": "engine.storage.commands",
     "migrate": "engine.storage.commands",
+    "payments": "engine.payments.commands",
     "mail": "engine.mail.commands",
     "simulate": "engine.upstream.simulator.commands",
 }

@@ -37,6 +37,8 @@ class PurchaseMade(Protocol):
 
 
 CountFlag = Callable[[str], None]
+TopUpBooked = Callable[[Connection, str], Awaitable[object]]
+"""Told in the transaction that books an automatic top-up, by the reference it was charged under."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +137,9 @@ class Settler:
         self,
         purchase_made: PurchaseMade | None = None,
         count_flag: CountFlag = lambda flag: None,
+        top_up_booked: TopUpBooked | None = None,
     ) -> None:
-        self._purchase_made = purchase_made
+        self._purchase_made, self._top_up_booked = purchase_made, top_up_booked
         self._count_flag = count_flag
 
     async def settle(self, connection: Connection, payment_id: str, terms: PaymentsFile) -> None:
@@ -169,6 +172,8 @@ class Settler:
                 metadata={"payment_id": row["id"], "currency": row["currency"], "cents": row["paid_cents"]},
             )
             await self._tell(connection, row, earned.credit_usd, ref, balance)
+        if row["kind"] == "top_up" and self._top_up_booked is not None:
+            await self._top_up_booked(connection, row["ref"])
         await connection.execute(
             "UPDATE payments SET granted_usd = %s, status = 'completed', updated_at = now() WHERE id = %s",
             (earned.credit_usd, row["id"]),

@@ -148,7 +148,7 @@ class EventHandler:
         if row is None:
             return IGNORED
         if status == "failed" and row["paid_cents"] is None and row["kind"] == "top_up":
-            await tell_failure(connection, row, reason, told.event_id)
+            await tell_failure(connection, row, reason)
         return DONE
 
     # --- what is given back
@@ -196,9 +196,15 @@ async def _find_own(connection: Connection, payment_id: str) -> Row | None:
     return await fetch_row(connection, "SELECT * FROM payments WHERE id = %s", (payment_id,))
 
 
-async def tell_failure(connection: Connection, row: Row, reason: str, ref: str) -> None:
+async def tell_failure(connection: Connection, row: Row, reason: str) -> None:
+    """Once for each payment, whoever learned of it first."""
     data = {"amount_usd": str(row["credit_usd"]), "reason": reason}
     for user_id, address in await list_people(connection, row["payer"]):
         await queue_mail(
-            connection, "payment_failed", address, data, ref=f"stripe:{ref}:{user_id}", user_id=user_id
+            connection,
+            "payment_failed",
+            address,
+            data,
+            ref=f"stripe:failed:{row['id']}:{user_id}",
+            user_id=user_id,
         )

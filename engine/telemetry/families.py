@@ -92,6 +92,7 @@ FAMILIES: Mapping[str, Family] = {
             "flag",
         ),
         _counter("gatewayz_process_cpu_seconds_total", "CPU seconds of the workers."),
+        _gauge("gatewayz_payment_findings", "max", "Differences between Stripe's books and ours."),
         _gauge("gatewayz_calls_in_progress", "sum", "Calls between the door and their settlement."),
         _gauge("gatewayz_upstream_connections", "sum", "Connections to providers.", "state"),
         _gauge(

@@ -260,3 +260,18 @@ def test_people_say_what_they_want_to_be_told(gateway: Gateway, admin: httpx.Cli
         assert stats["pending_notifications"] >= 3 and stats["delivery_rate"] is None
         assert admin.post("/admin/notifications/process").json()["status"] == "success"
         assert user.post("/admin/notifications/process").status_code == 403
+
+
+def test_a_top_up_is_set_within_bounds(gateway: Gateway) -> None:
+    with issue(gateway, "topped") as user:
+        path, body = "/user/auto-top-up", {"enabled": True, "threshold_usd": 5, "amount_usd": 20}
+        assert user.get(path).json() == {"enabled": False}
+        set_ = user.put(path, json={**body, "monthly_cap_usd": "100"}).json()
+        assert (set_["enabled"], set_["amount_usd"], set_["monthly_cap_usd"]) == (True, "20", "100")
+        for wrong in (
+            {"amount_usd": "5.001"},
+            {"amount_usd": 1},
+            {"amount_usd": 5000},
+            {"monthly_cap_usd": 10},
+        ):
+            assert user.put(path, json={**body, "monthly_cap_usd": 100, **wrong}).status_code == 400, wrong

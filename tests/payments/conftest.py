@@ -155,8 +155,9 @@ async def house(database: Database, ring: KeyRing, stripe: StripeStandIn) -> Asy
     upstreams.mount(Origin("https", "stripe.test", 443, True), stripe.transport())
     api = StripeApi(ENTRY, upstreams)
     payments = build_payments(database, ring, api, lambda: BOOKS, ENTRY)
-    await database.open()
-    yield House(payments, stripe, database)
+    made = House(payments, stripe, database)
+    await made.rows("SELECT 1 AS there")
+    yield made
     await api.close()
     await upstreams.close()
 

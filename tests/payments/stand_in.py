@@ -166,7 +166,8 @@ class StripeStandIn:
             if name in params:
                 found = [each for each in found if each.get(name) == params[name]]
         since = int((params.get("created") or {}).get("gte", 0))
-        found = [each for each in found if each["created"] >= since]
+        until = int((params.get("created") or {}).get("lt", 2**40))
+        found = [each for each in found if since <= each["created"] < until]
         if types := params.get("types"):
             found = [each for each in found if each["type"] in types.values()]
         if after := params.get("starting_after"):
