@@ -289,6 +289,8 @@ class WorkerApp:
         routes.declare(*ApiDescription(lambda: routes.declared, self._read_snapshot).list())
         routes.declare(*self._login.list_routes(identity))
         routes.declare(*self._commerce.list_routes())
+        if self._payments is not None:
+            self._chores.add(self._commerce.charge_with(self._payments.charges))
         return routes
 
     async def _refresh_caps(self) -> None:
