@@ -77,6 +77,7 @@ from engine.storage.redis import Redis
 from engine.storage.referrals import purchase_made
 from engine.storage.secrets import load_keyring
 from engine.storage.state_vault import StateVault
+from engine.storage.top_ups import finish_charge
 from engine.storage.trial_usage import TrialRecords
 from engine.telemetry.logs import Log, route_library_logs
 from engine.telemetry.metrics import Metrics
@@ -238,7 +239,7 @@ class WorkerApp:
             stripe,
             lambda: read_books(self._read_snapshot()),
             entry,
-            Hooks(purchase_made),
+            Hooks(purchase_made, finish_charge),
         )
         self.metrics.watch("gatewayz_payment_events_total", lambda: as_reading(payments.inbox.counts))
         self.metrics.watch("gatewayz_payment_flags_total", lambda: as_reading(payments.flags))
