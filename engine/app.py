@@ -343,6 +343,16 @@ class WorkerApp:
             total_s = record["total_ms"] / 1000
             usage = call.usage or NOTHING
             metrics.observe_call(served.provider.name, served.model, total_s, first_s, usage, call.cost)
+            if "unpriced" in call.pricing:
+                self._count_unpriced(call, usage.prompt + usage.completion)
+
+    def _count_unpriced(self, call: Call, tokens: int) -> None:
+        """What nobody declared a price for is loud, but for what costs nothing by its nature."""
+        served = call.served
+        if served is None or served.provider.simulator:
+            return
+        if self.metrics.count_unpriced(served.provider.name, served.model, tokens):
+            self.log.warning("call.unpriced", request_id=call.request_id, target=served.name)
 
     def _log_call(self, call: Call, record: Record, written: bytes) -> None:
         if self._log_calls:

@@ -187,6 +187,8 @@ class Call:
     usage: "Usage | None" = None
     cost: Decimal = Decimal(0)
     cost_text: str = "0"
+    pricing: dict[str, Any] = field(default_factory=dict)
+    """What the cost was worked out by, for the record."""
     status: str = "running"
     """running, ok, error, aborted, interrupted."""
     http_status: int = 0

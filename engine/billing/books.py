@@ -8,9 +8,8 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any, Protocol
 
-from engine.billing.pricing import price_usage
+from engine.billing.tariffs import Charge, Tariff, find_tariff
 from engine.call import Call
-from engine.routing.resolve import find_price
 from engine.wire.answers import AnswerReader
 from engine.wire.rescue import RescueStream, count_delivered_tokens
 from engine.wire.usage import Usage
@@ -82,7 +81,27 @@ class Books:
         if call.status in ("aborted", "interrupted"):
             if billing.on_abort == "never" or (billing.on_abort == "delivered" and not delivered):
                 return Decimal(0)
-        return price_usage(call.usage or NOTHING, find_price(call.model, call.served), billing.markup)
+        tariff = find_tariff(call.snapshot, call.model, call.served, call.started_at)
+        charge = tariff.charge(call.usage or NOTHING)
+        call.pricing = write_pricing(call, tariff, charge)
+        return charge.cost
+
+
+def write_pricing(call: Call, tariff: Tariff, charge: Charge) -> Record:
+    """What a call has to be priced by again, beside its tokens."""
+    usage = call.usage or NOTHING
+    pricing: Record = {"listed": call.model.name if call.model else ""}
+    if usage.service:
+        pricing["service"] = usage.service
+    if usage.variant:
+        pricing["variant"] = usage.variant
+    if tariff.book:
+        pricing["book"] = tariff.book
+    if charge.provider_cost != charge.cost:
+        pricing["provider_cost_usd"] = format_usd(charge.provider_cost)
+    if tariff.is_unpriced:
+        pricing["unpriced"] = True
+    return pricing
 
 
 def measure_usage(call: Call, reader: AnswerReader | None) -> Usage | None:
@@ -165,6 +184,7 @@ def write_record(call: Call, seconds: float) -> Record:
         "tokens": usage.as_record() if usage else {},
         "usage_source": "none" if usage is None else "estimated" if usage.estimated else "reported",
         "cost_usd": call.cost_text,
+        "pricing": call.pricing,
         "first_token_ms": call.first_token_ms,
         "total_ms": round(seconds * 1000, 3),
         "tags": call.tags,

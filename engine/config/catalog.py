@@ -240,6 +240,10 @@ class _ModelMaker:
             target.price is None for target in model.targets
         ):
             notes.warn((), "has no price; its calls are refused (policy: unknown_price: refuse)")
+        elif self.policy.billing.unknown_price == "free" and any(
+            target.price is None and target.provider.unknown_price is None for target in model.targets
+        ):
+            notes.warn((), "has no price; its calls are free of charge (policy: unknown_price: free)")
         return notes.built(model)
 
     def _check_names(self, spec: ModelEntry, notes: Notes) -> None:

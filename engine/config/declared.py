@@ -22,6 +22,7 @@ from engine.config.schema_login import LoginFile, MailDomainsFile
 from engine.config.schema_mail import MailFile
 from engine.config.schema_payments import PaymentsFile
 from engine.config.schema_plan import PlanFile
+from engine.config.schema_prices import PricesFile
 from engine.config.schema_queue import QueueFile
 from engine.config.schema_role import RoleFile
 from engine.config.schema_trial import TrialFile
@@ -33,6 +34,7 @@ DECLARED: Mapping[str, type[Strict]] = {
     "login": LoginFile,
     "mail_domains": MailDomainsFile,
     "plan": PlanFile,
+    "prices": PricesFile,
     "queue": QueueFile,
     "trial": TrialFile,
     "package": PackageFile,

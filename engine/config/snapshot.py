@@ -357,6 +357,9 @@ class Snapshot:
     quotas: dict[tuple[str, str], Any] = field(init=False, default_factory=dict)
     """What admission made of a plan and an environment (quotas.py): the same for every payer."""
 
+    tariffs: dict[tuple[Model, Target], Any] = field(init=False, default_factory=dict)
+    """What price books say of a target (billing/tariffs.py)."""
+
     def __post_init__(self) -> None:
         targets = (target for model in self.models.values() for target in reversed(model.targets))
         object.__setattr__(self, "listed", {target.name: target for target in targets})

@@ -20,7 +20,7 @@ MOST_PER_PAGE = 1000
 FIELDS: LiteralString = (
     "id, request_id, started_at, key_id, user_id, surface, requested_model, model, provider, attempts,"
     " status, http_status, tokens, usage_source, cost_usd, first_token_ms, total_ms, tags, error,"
-    " config_revision, stream, rescued_by, damaged"
+    " config_revision, stream, rescued_by, damaged, pricing"
 )
 _EQUAL: dict[str, LiteralString] = {
     "key_id": "key_id = %s",

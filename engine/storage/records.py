@@ -22,13 +22,14 @@ INSERT INTO call_records ({FIELDS})
 SELECT r.id, r.request_id, to_timestamp(r.started_at), r.key_id, r.user_id, r.surface, r.requested_model,
     r.model, r.provider, coalesce(r.attempts, '[]'), r.status, r.http_status, coalesce(r.tokens, '{{}}'),
     r.usage_source, coalesce(r.cost_usd, 0), r.first_token_ms, r.total_ms, coalesce(r.tags, '{{}}'), r.error,
-    r.config_revision, coalesce(r.stream, false), coalesce(r.rescued_by, '[]'), coalesce(r.damaged, 0)
+    r.config_revision, coalesce(r.stream, false), coalesce(r.rescued_by, '[]'), coalesce(r.damaged, 0),
+    coalesce(r.pricing, '{{}}')
 FROM jsonb_to_recordset(%s::jsonb) AS r (
     id text, request_id text, started_at double precision, key_id text, user_id text, surface text,
     requested_model text, model text, provider text, attempts jsonb, status text, http_status integer,
     tokens jsonb, usage_source text, cost_usd numeric, first_token_ms double precision,
     total_ms double precision, tags jsonb, error text, config_revision text, stream boolean,
-    rescued_by jsonb, damaged integer)
+    rescued_by jsonb, damaged integer, pricing jsonb)
 ON CONFLICT (id) DO NOTHING
 """
 _REMEMBER = (

@@ -141,9 +141,11 @@ class Metrics:
         pair.recent += 1
         pair.outcomes[outcome] = pair.outcomes.get(outcome, 0) + 1
 
-    def count_unpriced(self, provider: str, model: str, tokens: int) -> None:
+    def count_unpriced(self, provider: str, model: str, tokens: int) -> bool:
+        """Whether these are the first of the target."""
         pair = self._pairs.get((provider, model)) or self._open_pair(provider, model)
         pair.unpriced += tokens
+        return pair.unpriced == tokens
 
     def count_refusal(self, code: str) -> None:
         self._refusals[code] = self._refusals.get(code, 0) + 1
