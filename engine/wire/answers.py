@@ -288,7 +288,10 @@ class SameWireStream:
         seen = self._look.read_event(doc)
         if seen.error or self._format.holds_error(doc):
             raise fail_in_band(self._format, seen.error, doc)
-        if seen.usage is not None and (counts := self._format.read_counts(doc)):
+        counted = (
+            seen.usage is not None or seen.finished
+        )  # some count in a place of their own, beside the end
+        if counted and (counts := self._format.read_counts(doc)):
             self._counts.update(counts)
             self.usage = self._format.make_usage(self._counts)
         if seen.text:
