@@ -23,7 +23,7 @@ SAFE = {
 @pytest.fixture(scope="module")
 def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, str]]:
     folder, admin = tmp_path_factory.mktemp("ports"), find_free_port()
-    server = (
+    server = "limits: {without_redis: divide}\n" + (
         f"server:\n  hsts_s: 3600\n  admin: {{port: {admin}}}\n"
         f"  cors: {{origins: ['{PAGE}', 'https://*.pages.example.org', 'tauri://localhost'], credentials: true}}\n"
     )
