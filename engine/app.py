@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from engine.billing.books import Books, Record
+from engine.billing.cashbox import Cashbox
 from engine.call import Call
 from engine.config.networks import Networks
 from engine.config.reload import Runtime
@@ -49,7 +50,7 @@ from engine.http.teams import TeamRoutes
 from engine.http.till import Till
 from engine.mail.sender import MailSender
 from engine.payments.room import Hooks, Payments, build_payments, list_payment_chores, read_books
-from engine.policies.admission import Admission
+from engine.policies.admission import Admission, Stage
 from engine.policies.attempts import Attempts
 from engine.policies.caps import REFRESH_EACH_S, Caps
 from engine.policies.identity import Identity
@@ -65,9 +66,7 @@ from engine.storage.answers import AnswerStore
 from engine.storage.calls import list_calls
 from engine.storage.chores import Chores
 from engine.storage.conversations import Conversations
-from engine.storage.flusher import Flusher
 from engine.storage.gifts import Gifts
-from engine.storage.journal import Journal
 from engine.storage.key_desk import KeyDesk
 from engine.storage.key_usage import UsageRecords
 from engine.storage.keys import KeyStore
@@ -110,8 +109,8 @@ class WorkerApp:
         self._caps = Caps(UsageRecords(self._database), self._clock)
         self._refreshing: asyncio.Task[None] | None = None
         self._keys = KeyStore(self._database, ring, settings.home)
-        self._journal = Journal(settings.home, fsync_ms=gateway.journal.fsync_ms)
-        self._flusher = Flusher(settings.home, self._journal, self._database)
+        self._cashbox = Cashbox(settings.home, self._database, gateway.journal.fsync_ms, self._clock)
+        self._cashbox.follow(runtime.snapshot)
         kept = gateway.stored_answers
         self._answers = AnswerStore(
             self._database, keep_s=kept.days * 86400, most_bytes=int(kept.max_mb * (1 << 20))
@@ -156,10 +155,10 @@ class WorkerApp:
         )
         rooms = Rooms(
             identity=identity,
-            admission=Admission([*self._sharing.stages, self._caps, self._make_trial_stage()]),
+            admission=Admission([*self._sharing.stages, *self._make_stages()]),
             exchange=self._exchange,
             router=Router(self._breakers, CoolDowns(), Latencies(), self._clock, random.random),
-            books=Books(self._journal, self._clock, (self._count_call, self._log_call)),
+            books=Books(self._cashbox.journal, self._clock, (self._count_call, self._log_call)),
             clock=self._clock,
             report_bug=self._report_bug,
             conversations=Conversations(self._answers),
@@ -177,9 +176,8 @@ class WorkerApp:
 
     async def start(self) -> None:
         await self._database.open()
-        self._journal.open()
         await self._keys.start()
-        self._flusher.start()
+        self._cashbox.start()
         self._login.start()
         self._answers.start()
         if self._shared is not None:
@@ -205,7 +203,7 @@ class WorkerApp:
         await self._answers.stop()
         await self._vault.stop()
         await self._login.stop()
-        await self._flusher.stop()
+        await self._cashbox.stop()
         if self._refreshing is not None:
             await cancel_tasks(self._refreshing)
         await self._keys.stop()
@@ -219,8 +217,13 @@ class WorkerApp:
     def swap(self, snapshot: Snapshot) -> None:
         """Put a new configuration in force; calls under way keep theirs."""
         self._runtime.swap(snapshot)
+        self._cashbox.follow(snapshot)
         self._exchange.forget_heads()
         self.log.info("config.swapped", revision=snapshot.version)
+
+    def _make_stages(self) -> list[Stage]:
+        """Behind the shared limits: caps, trials, and last what must be paid."""
+        return [self._caps, self._make_trial_stage(), self._cashbox.stage]
 
     def _share_limits(self, url: str, worker: int) -> tuple[Redis | None, SharedLimiter | None]:
         if url == "none":
@@ -325,7 +328,7 @@ class WorkerApp:
             page = await list_calls(connection, after, limit, filters)
             return {"object": "list", "data": page.records, "has_more": page.more}
 
-        await self._flusher.flush()
+        await self._cashbox.flusher.flush()
         return await self._database.run(select)
 
     def _count_call(self, call: Call, record: Record, written: bytes) -> None:
@@ -369,12 +372,16 @@ class WorkerApp:
         metrics.watch("gatewayz_calls_in_progress", lambda: len(self.open_calls))
         metrics.watch("gatewayz_upstream_connections", lambda: as_reading(self._upstreams.count()))
         metrics.watch("gatewayz_dependency_up", self._read_dependencies)
-        metrics.watch("gatewayz_journal_records", lambda: as_reading(self._flusher.count_states()))
+        metrics.watch("gatewayz_journal_records", lambda: as_reading(self._cashbox.flusher.count_states()))
         metrics.watch("gatewayz_config_revision_info", lambda: {self._runtime.snapshot.version: 1})
         metrics.watch("gatewayz_breaker_state", self._read_breakers)
         metrics.watch("gatewayz_limit_identities", lambda: as_reading(self._limiter.count_identities()))
         metrics.watch("gatewayz_queue_active", lambda: self._sharing.queue.active)
         metrics.watch("gatewayz_queue_queued", lambda: self._sharing.queue.queued)
+        metrics.watch("gatewayz_credit_usd", self._cashbox.purses.count)
+        metrics.watch("gatewayz_credit_refusals_total", lambda: as_reading(self._cashbox.purses.refused))
+        metrics.watch("gatewayz_written_off_usd_total", lambda: float(self._cashbox.flusher.written_off_usd))
+        metrics.watch("gatewayz_budget_alerts_total", lambda: self._cashbox.flusher.alerts)
         metrics.watch("gatewayz_log_lines_dropped_total", lambda: self.log.dropped)
         metrics.watch("gatewayz_stored_answers_total", lambda: as_reading(self._answers.counts))
         metrics.watch("gatewayz_mails_total", lambda: as_reading(self._mail.counts))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from engine.config.networks import Networks
-    from engine.config.snapshot import Credential, Limit, Model, Policy, Snapshot, Target
+    from engine.config.snapshot import Budget, Credential, Limit, Model, Policy, Snapshot, Target
     from engine.wire.doors import Door
     from engine.wire.kept_state import CallState
     from engine.wire.streams import StreamWriter
@@ -37,8 +37,7 @@ class KeyBounds:
     is_capped: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        capped = self.max_requests is not None or self.max_spend_usd is not None
-        object.__setattr__(self, "is_capped", capped)
+        object.__setattr__(self, "is_capped", self.max_requests is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +87,8 @@ class Caller:
     """The plan of who pays; "" where there is none."""
     owner_role: str = ""
     """Of the user whose key it is: nothing that this role may not is done with the key. "" where nobody says."""
+    budgets: "tuple[Budget, ...]" = ()
+    """Of the key, its user and its team."""
     prepaid: bool = False
     """Calls are paid from credit, and without credit there are none. Otherwise what they cost is written down."""
     trial: TrialTerms | None = None
@@ -148,6 +149,15 @@ class Upload(Protocol):
         """Bytes, or a StreamedBody (upstream/reply.py)."""
 
 
+class CreditHold(Protocol):
+    """What a call has of the purses that it is paid from (billing/holds.py)."""
+
+    @property
+    def worker(self) -> str: ...
+    def list_purses(self) -> list[str]: ...
+    def settle(self, call_id: str, cost: Decimal, now: float) -> None: ...
+
+
 @dataclass(slots=True, eq=False)
 class Call:
     """The state of one request. Filled from top to bottom of `gateway.py`."""
@@ -181,6 +191,11 @@ class Call:
     model: "Model | None" = None
     policy: "Policy | None" = None
     served: "Target | None" = None
+    targets: "tuple[Target, ...]" = ()
+    """Who may answer it."""
+    max_cost: Decimal | None = None
+    """The most that its caller wants to spend on it."""
+    hold: "CreditHold | None" = None
     rescued_by: list[str] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     input_estimate: int = 0

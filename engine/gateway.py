@@ -97,7 +97,7 @@ async def carry(call: Call, headers: Headers, rooms: Rooms, reply: ClientReply) 
         else:
             read_form(call, await call.upload.read_head())
         plan = make_plan(call.snapshot, call.caller, call.requested_model, call.operation)
-        call.model, call.policy = plan.model, plan.policy
+        call.model, call.policy, call.targets = plan.model, plan.policy, plan.targets
         if call.door.format.stored is not None:
             await rooms.conversations.recall(call)
         if takes_state(call, plan.targets):

@@ -5,12 +5,14 @@ Whatever needs the network or the database happens later, in the flusher.
 """
 
 from collections.abc import Callable, Sequence
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any, Protocol
 
 from engine.billing.tariffs import Charge, Tariff, find_tariff
 from engine.call import Call
+from engine.config.snapshot import Model, Target
 from engine.wire.answers import AnswerReader
+from engine.wire.operations import WRITING
 from engine.wire.rescue import RescueStream, count_delivered_tokens
 from engine.wire.usage import Usage
 
@@ -19,7 +21,9 @@ NOTHING = Usage()
 _TEXTS = ("text", "arguments")
 _CONTENTS = ("content", "output", "summary", "parts")
 _DEEPEST = 4
-CHARGED_AS_DELIVERED = ("delivered", "provider")
+FREE = Decimal(0)
+LEAST_USD = Decimal("1e-12")
+"""The last decimal of an amount anywhere."""
 
 
 class Journal(Protocol):
@@ -63,9 +67,12 @@ class Books:
         call.settled = True
         call.status, call.error = status, error
         call.usage = measure_usage(call, reader)
-        call.cost = self._cost(call, reader)
+        call.cost = self._cost(call, reader).quantize(LEAST_USD, ROUND_HALF_EVEN)
         call.cost_text = format_usd(call.cost)
-        record = write_record(call, self._clock() - call.began)
+        now = self._clock()
+        if call.hold is not None:
+            call.hold.settle(call.id, call.cost, now)
+        record = write_record(call, now - call.began)
         written = b""
         if call.begun_recorded or call.model is not None:
             written = self._journal.append_ended(record)
@@ -73,18 +80,43 @@ class Books:
             listen(call, record, written)
 
     def _cost(self, call: Call, reader: AnswerReader | None) -> Decimal:
-        if call.model is None or call.served is None or call.policy is None or reader is None:
-            return Decimal(0)
-        billing, delivered = call.policy.billing, bool(reader.texts) or reader.carries
+        model, served, policy = call.model, call.served, call.policy
+        if model is None or served is None or policy is None or reader is None:
+            return FREE
+        billing, usage = policy.billing, call.usage or NOTHING
+        delivered = bool(reader.texts) or reader.carries
         if call.status == "error" and (billing.on_error == "never" or not delivered):
-            return Decimal(0)
+            return FREE
         if call.status in ("aborted", "interrupted"):
             if billing.on_abort == "never" or (billing.on_abort == "delivered" and not delivered):
-                return Decimal(0)
-        tariff = find_tariff(call.snapshot, call.model, call.served, call.started_at)
-        charge = tariff.charge(call.usage or NOTHING)
-        call.pricing = write_pricing(call, tariff, charge)
-        return charge.cost
+                return FREE
+        elif call.operation in WRITING and not (delivered or usage.completion):
+            return FREE  # whoever got nothing pays nothing
+        cost = FREE
+        if not is_own(call, served):
+            tariff = find_tariff(call.snapshot, model, served, call.started_at)
+            charge = tariff.charge(usage)
+            call.pricing = write_pricing(call, tariff, charge)
+            cost = charge.cost
+        if billing.fallback_attempts == "provider" and len(call.attempts) > 1 and not call.rescued_by:
+            cost += cost_of_failures(call, model)
+        return cost
+
+
+def is_own(call: Call, target: Target) -> bool:
+    """Whether the caller asks this provider with a key of its own, and pays it there."""
+    own = call.caller.own_keys if call.caller is not None else None
+    return own is not None and target.provider.name in own.credentials
+
+
+def cost_of_failures(call: Call, model: Model) -> Decimal:
+    """What the providers of the attempts before the last one reported; what they did not report costs nothing."""
+    cost, targets = FREE, {target.name: target for target in call.targets}
+    for attempt in call.attempts[:-1]:
+        target = targets.get(f"{attempt.provider}/{attempt.model}")
+        if target is not None and attempt.usage is not None and not is_own(call, target):
+            cost += find_tariff(call.snapshot, model, target, call.started_at).charge(attempt.usage).cost
+    return cost
 
 
 def write_pricing(call: Call, tariff: Tariff, charge: Charge) -> Record:
@@ -193,6 +225,11 @@ def write_record(call: Call, seconds: float) -> Record:
         "damaged": call.damaged,
         "config_revision": call.snapshot.version,
     }
+    if caller is not None and not caller.unlimited:
+        record["payer"] = caller.payer
+        record["prepaid"] = caller.prepaid or call.snapshot.settings.billing.new_users == "prepaid"
+        if call.hold is not None:
+            record["lease"], record["purses"] = call.hold.worker, call.hold.list_purses()
     if call.error:
         record["error"] = call.error[:500]
     return record

@@ -4,13 +4,21 @@ cross-references.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from decimal import Decimal
 
 from engine.config.credentials import build_auth
 from engine.config.prices import build_price, build_unknown_price
 from engine.config.references import Unset
 from engine.config.schema import ModelEntry, TargetEntry
 from engine.config.schema_gateway import ServerEntry
-from engine.config.schema_policy import BillingEntry, PolicyFile, ScopeLimitEntry, TimeoutsEntry, WindowsEntry
+from engine.config.schema_policy import (
+    BillingEntry,
+    PolicyFile,
+    ScopeLimitEntry,
+    SpanBudgetEntry,
+    TimeoutsEntry,
+    WindowsEntry,
+)
 from engine.config.schema_provider import (
     FixesEntry,
     MessagesEntry,
@@ -21,6 +29,7 @@ from engine.config.snapshot import (
     Backoff,
     BillingRule,
     BreakerRule,
+    Budget,
     CorsRule,
     Endpoint,
     FailoverRule,
@@ -55,13 +64,24 @@ def build_limit(entry: ScopeLimitEntry) -> Limit:
 
 
 def _build_billing(entry: BillingEntry) -> BillingRule:
+    away = entry.credit_when_database_away
     return BillingRule(
         entry.on_abort,
         entry.on_error,
         entry.fallback_attempts,
         entry.markup,
         build_unknown_price(entry.unknown_price),
+        hold_wait_s=entry.hold_wait_s,
+        min_output_tokens=entry.min_output_tokens,
+        lower_max_tokens=entry.lower_max_tokens,
+        lost_call=entry.lost_call,
+        beyond_lease_usd=None if away == "refuse" else away.up_to,
     )
+
+
+def build_budget(per: str, entry: SpanBudgetEntry) -> Budget:
+    shares = tuple(Decimal(str(share)) for share in entry.alert_at)
+    return Budget(per, entry.every, entry.usd, entry.hard, shares)
 
 
 def build_policy(entry: PolicyFile) -> Policy:
@@ -85,6 +105,7 @@ def build_policy(entry: PolicyFile) -> Policy:
         keepalive_s=entry.keepalive_s,
         on_loss=entry.on_loss,
         explore=entry.explore,
+        budgets=tuple(build_budget(budget.per, budget) for budget in entry.budgets),
     )
 
 

@@ -213,9 +213,6 @@ class Catalog:
 
 def _build_policy(entry: Entry) -> Built:
     notes = Notes(entry)
-    if not entry.thing.shipped:
-        if entry.spec.budgets:
-            notes.warn(("budgets",), "is not enforced in this version")
     return notes.built(build_policy(entry.spec))
 
 

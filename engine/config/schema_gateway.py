@@ -1,6 +1,7 @@
 """gateway.yaml: the process itself. Everything has a default; the file may be absent."""
 
 import re
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
@@ -15,6 +16,7 @@ from engine.config.schema_base import (
     SecondsOrNone,
     SecretText,
     Strict,
+    Usd,
     described,
 )
 from engine.config.schema_payments import StripeEntry
@@ -183,14 +185,20 @@ class StateEntry(Strict):
     max_mb: float = described("of these so much stays in the memory of a worker, MiB", 64, gt=0)
 
 
+class GatewayBillingEntry(Strict):
+    new_users: Literal["metered", "prepaid"] = described(
+        "who was never given money: calls are written down as owed, or need credit first", "metered"
+    )
+    grace_usd: Usd = described(
+        "how far below zero a balance may go by calls that cost more than was held for them", Decimal(0)
+    )
+    stripe: StripeEntry = described("payments by Stripe", StripeEntry())
+
+
 class SimulatorEntry(Strict):
     enabled: Literal["auto", True, False] = described(
         "the built-in upstream for rehearsals; auto: on unless DATABASE_URL is set", "auto"
     )
-
-
-class GatewayBillingEntry(Strict):
-    stripe: StripeEntry = described("payments by Stripe", StripeEntry())
 
 
 def _as_url_entry(value: Any) -> Any:

@@ -95,22 +95,45 @@ class LimitsEntry(Strict):
     system: ScopeLimitEntry | None = described("the whole gateway", None)
 
 
-class BudgetEntry(Strict):
-    per: Literal["key", "user", "team", "model", "system"] = described("what each has this budget")
-    every: Literal["day", "week", "month", "total"] = described("the span after which it begins anew")
+class SpanBudgetEntry(Strict):
+    every: Literal["day", "week", "month", "total"] = described(
+        "the span after which it begins anew, in UTC; weeks begin on Monday"
+    )
     usd: Usd = described("US dollars, as text")
-    hard: bool = described("refuse calls when it is used up", True)
-    alert_at: tuple[Share, ...] = described("shares at which somebody is told", ())
+    hard: bool = described("refuse calls that it does not cover; otherwise it is only counted", True)
+    alert_at: tuple[Share, ...] = described("shares at which its owner is told, once", (0.8, 0.9, 1))
+
+
+class BudgetEntry(SpanBudgetEntry):
+    per: Literal["key", "user", "team", "model", "system"] = described("what each has this budget")
+
+
+class AwayCreditEntry(Strict):
+    up_to: Usd = described("US dollars that a worker may spend of each purse beyond its lease")
 
 
 class BillingEntry(Strict):
-    on_abort: Literal["delivered", "full", "never"] = described(
-        "what a caller who went away pays: what was delivered, all that was produced, or nothing", "delivered"
+    on_abort: Literal["delivered", "provider", "never"] = described(
+        "what a caller who went away pays: what was delivered, all that the provider bills, or nothing",
+        "delivered",
     )
     on_error: Literal["never", "delivered"] = described("what a failed call costs the caller", "never")
-    fallback_attempts: Literal["never", "always"] = described("whether failed attempts are charged", "never")
+    fallback_attempts: Literal["never", "provider"] = described(
+        "what attempts cost before the one that answered: nothing, or what their provider reported", "never"
+    )
     markup: Usd = described('share added to the cost: "0.05" is five per cent', Decimal(0))
     unknown_price: UnknownPrice = described("a model without price: refuse, free, or a price", "refuse")
+    hold_wait_s: SecondsOrNone = described(
+        "how long a call waits for credit that other calls hold, seconds", 2
+    )
+    min_output_tokens: Count = described("an unstated length of the answer is never set lower than this", 256)
+    lower_max_tokens: bool = described("whether a stated length of the answer may be lowered, too", False)
+    lost_call: Literal["release", "charge_hold"] = described(
+        "calls of a worker that died with its disk: free, or what was held for them", "release"
+    )
+    credit_when_database_away: Literal["refuse"] | AwayCreditEntry = described(
+        "when the lease is used up and the database is away: refuse, or {up_to: USD}", "refuse"
+    )
 
 
 class PolicyFile(Strict):

@@ -81,12 +81,30 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """What may be spent in a span, by whom `per` says."""
+
+    per: str
+    every: str
+    """day, week, month, total."""
+    usd: Decimal
+    hard: bool = True
+    alert_at: tuple[Decimal, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class BillingRule:
     on_abort: str = "delivered"
     on_error: str = "never"
     fallback_attempts: str = "never"
     markup: Decimal = Decimal(0)
     unknown_price: "str | Price" = "refuse"
+    hold_wait_s: float = 2.0
+    min_output_tokens: int = 256
+    lower_max_tokens: bool = False
+    lost_call: str = "release"
+    beyond_lease_usd: Decimal | None = None
+    """How far a worker may pass its lease while the database is away; None: not at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +124,7 @@ class Policy:
     keepalive_s: float
     on_loss: str
     explore: float = 0.05
+    budgets: tuple[Budget, ...] = ()
     limits_tokens: bool = field(init=False)
     """Some scope limits tokens, so that every call has to be estimated."""
 

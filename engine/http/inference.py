@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -32,6 +33,7 @@ DISCONNECT = "gatewayz.disconnect"
 READY_HEAD = "gatewayz.ready_head"
 DRAIN_S = 60.0
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+_AMOUNT = re.compile(r"[0-9]{1,9}(\.[0-9]{1,12})?")
 _MAX_TAGS = 20
 
 
@@ -196,6 +198,9 @@ def read_call_headers(call: Call, headers: Headers, scope: Scope) -> Headers:
         call.request_id = request_id.decode()
     if tags is not None:
         call.tags = parse_tags(tags.decode("latin-1"))
+    max_cost = fields.get(b"x-max-cost-usd")
+    if max_cost is not None:
+        call.max_cost = read_max_cost(max_cost.decode("latin-1"))
     if side.passes_headers:
         call.passed_headers = tuple(
             (name.decode(), value.decode("latin-1")) for name, value in headers if name in side.passes_headers
@@ -230,6 +235,15 @@ def parse_tags(text: str) -> dict[str, str]:
     if len(tags) > _MAX_TAGS:
         raise InvalidRequest(f"x-tags may carry {_MAX_TAGS} tags", param="x-tags")
     return tags
+
+
+def read_max_cost(text: str) -> Decimal:
+    """The most that a call may cost, in US dollars."""
+    if not _AMOUNT.fullmatch(text):
+        raise InvalidRequest(
+            "x-max-cost-usd must be an amount of US dollars such as 0.05", param="x-max-cost-usd"
+        )
+    return Decimal(text)
 
 
 def open_upload(call: Call, headers: Headers, receive: Receive) -> FormUpload:

@@ -9,6 +9,7 @@ from engine.config.schema_base import Name as RoleName
 from engine.config.schema_base import Strict
 from engine.config.schema_policy import ScopeLimitEntry
 from engine.storage.key_rules import (
+    Budgets,
     Glob,
     Host,
     KeyRules,
@@ -63,6 +64,7 @@ class KeyFields(Strict):
     models: Globs | None = None
     providers: Globs | None = None
     limits: ScopeLimitEntry | None = None
+    budgets: Budgets | None = None
 
     def as_rules(self) -> KeyRules:
         return KeyRules(
@@ -72,6 +74,7 @@ class KeyFields(Strict):
             max_requests=self.max_requests,
             max_spend_usd=self.max_spend_usd,
             limits=self.limits,
+            budgets=self.budgets or (),
         )
 
 

@@ -32,7 +32,7 @@ DEFAULT_SCOPES = ("inference", "read")
 _TAG_OF = {environment: tag for tag, environment in TAGS.items()}
 _COLUMNS = {"domain_referrers": "referrers", "key_name": "name", "scope_permissions": "scopes"}
 _RULES = frozenset(
-    {"providers", "ip_allowlist", "domain_referrers", "max_requests", "max_spend_usd", "limits"}
+    {"providers", "ip_allowlist", "domain_referrers", "max_requests", "max_spend_usd", "limits", "budgets"}
 )
 
 
@@ -297,6 +297,7 @@ def show_key(key: Mapping[str, Any]) -> dict[str, Any]:
         "ip_allowlist": key["ip_allowlist"] or [],
         "domain_referrers": key["referrers"] or [],
         "limits": key["limits"] or None,
+        "budgets": key["budgets"],
         "created_at": key["created_at"],
         "updated_at": key["updated_at"],
         "last_used_at": key["last_used_at"],

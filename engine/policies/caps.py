@@ -1,18 +1,17 @@
-"""What a key may ask for and spend in all its life, for the few keys that have such a cap.
+"""How many calls a key may make in all its life, for the few keys that have such a cap.
 
 The count is that of the call records, to which comes what this process let in and has not seen recorded yet: exact in
-one process, and true to what other workers wrote until `REFRESH_EACH_S` ago. A call under way has no cost yet, so a
-cap on spending is passed by at most the calls that run when it is reached.
+one process, and true to what other workers wrote until `REFRESH_EACH_S` ago. What it may spend is a budget
+(billing/budgets.py).
 """
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Protocol
 
 from engine.call import Call, KeyBounds
 from engine.config.snapshot import Policy
-from engine.errors import CreditMissing, LimitExceeded
+from engine.errors import LimitExceeded
 from engine.policies.refusals import HeaderPairs
 from engine.storage.key_usage import KeyUsage
 
@@ -29,27 +28,21 @@ class Records(Protocol):
 @dataclass(slots=True)
 class _Meter:
     requests: int = 0
-    spent_usd: Decimal = Decimal(0)
     until: int = 0
-    open: dict[str, Decimal] = field(default_factory=dict)
-    """Calls that this process let in and has not seen recorded, with what they cost once that is known."""
+    open: set[str] = field(default_factory=set)
+    """Calls that this process let in and has not seen recorded."""
     used_at: float = 0.0
 
     def add(self, usage: KeyUsage) -> None:
         self.requests += usage.requests
-        self.spent_usd += usage.spent_usd
         self.until = max(self.until, usage.until)
         for call_id in usage.recorded:
-            self.open.pop(call_id, None)
+            self.open.discard(call_id)
 
     def check(self, bounds: KeyBounds) -> None:
-        most, most_usd = bounds.max_requests, bounds.max_spend_usd
+        most = bounds.max_requests
         if most is not None and self.requests + len(self.open) >= most:
             raise LimitExceeded(f"this key's {most} requests are used up", code="key_requests_used_up")
-        if most_usd is not None and self.spent_usd + sum(self.open.values()) >= most_usd:
-            raise CreditMissing(
-                f"this key's {most_usd.normalize():f} USD are spent", code="key_budget_used_up"
-            )
 
 
 class CapPlace:
@@ -60,10 +53,8 @@ class CapPlace:
 
     def leave(self, call: Call) -> None:
         """The call is over: one that asked nobody does not count."""
-        if call.attempts:
-            self._meter.open[call.id] = call.cost
-        else:
-            self._meter.open.pop(call.id, None)
+        if not call.attempts:
+            self._meter.open.discard(call.id)
 
 
 class Caps:
@@ -88,7 +79,7 @@ class Caps:
                 meter.add(usage)
         meter.used_at = self._clock()
         meter.check(bounds)
-        meter.open[call.id] = Decimal(0)
+        meter.open.add(call.id)
         return CapPlace(meter)
 
     async def refresh(self) -> None:

@@ -10,6 +10,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from typing import Any
 import orjson
 
 from engine.storage.journal import ENDED, FOLDER
+from engine.storage.leases import close_journal
 from engine.storage.postgres import Connection, Database
-from engine.storage.records import forget_positions, write_records
+from engine.storage.records import Written, forget_positions, write_records
 
 _CHUNK = 256 << 10
 
@@ -27,7 +29,7 @@ _CHUNK = 256 << 10
 class Adopted:
     interrupted: int = 0
     torn: int = 0
-    refused: list[bytes] = field(default_factory=list)
+    written: Written = field(default_factory=Written)
 
 
 @dataclass(slots=True)
@@ -55,8 +57,13 @@ class _Reading:
         return line[len(ENDED) : -1]
 
 
-async def adopt_dead_journals(home: Path, own_id: str, database: Database) -> Adopted:
-    """Take over every dead journal of this home. Raises DependencyAway; what is not done then stays."""
+async def adopt_dead_journals(
+    home: Path, own_id: str, database: Database, grace_usd: Decimal = Decimal(0)
+) -> Adopted:
+    """Take over every dead journal of this home, and free what its worker had leased.
+
+    Raises DependencyAway; what is not done then stays.
+    """
     adopted = Adopted()
     folder = home / FOLDER
     for lock in sorted(folder.glob("*.lock")):
@@ -64,7 +71,7 @@ async def adopt_dead_journals(home: Path, own_id: str, database: Database) -> Ad
             continue
         with _try_lock(lock) as taken:
             if taken:
-                await _adopt(folder, lock.stem, database, adopted)
+                await _Adoption(folder, lock.stem, database, grace_usd).run(adopted)
                 lock.unlink(missing_ok=True)
     return adopted
 
@@ -86,26 +93,50 @@ def _try_lock(lock: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-async def _adopt(folder: Path, journal_id: str, database: Database, adopted: Adopted) -> None:
-    files = _list_files(folder, journal_id)
-    reading = _Reading()
-    position = 0
-    for file in files:
-        done = await _find_position(database, file.name)
+@dataclass(frozen=True, slots=True)
+class _Adoption:
+    """One dead journal, whose lock is held."""
+
+    folder: Path
+    journal_id: str
+    database: Database
+    grace_usd: Decimal
+
+    async def run(self, adopted: Adopted) -> None:
+        files = _list_files(self.folder, self.journal_id)
+        reading = _Reading()
         position = 0
-        for chunk in _read_chunks(file):
-            records = await asyncio.to_thread(reading.read_chunk, chunk)
-            position += len(chunk)
-            if position > done:
-                adopted.refused += await _write(database, records, file.name, position)
-    interrupted = [orjson.dumps(record | {"status": "interrupted"}) for record in reading.open_calls.values()]
-    if interrupted:
-        adopted.refused += await _write(database, interrupted, files[-1].name, position)
-    adopted.interrupted += len(interrupted)
-    adopted.torn += reading.torn
-    await database.run(partial(forget_positions, files=[file.name for file in files]))
-    for file in files:
-        file.unlink()
+        for file in files:
+            done = await _find_position(self.database, file.name)
+            position = 0
+            for chunk in _read_chunks(file):
+                records = await asyncio.to_thread(reading.read_chunk, chunk)
+                position += len(chunk)
+                if position > done:
+                    adopted.written.add(await self._write(records, file.name, position))
+        interrupted = [
+            orjson.dumps(record | {"status": "interrupted"}) for record in reading.open_calls.values()
+        ]
+        if interrupted:
+            adopted.written.add(await self._write(interrupted, files[-1].name, position))
+        adopted.interrupted += len(interrupted)
+        adopted.torn += reading.torn
+        await self.database.run(self._finish)
+        for file in files:
+            file.unlink()
+
+    async def _write(self, records: list[bytes], name: str, position: int) -> Written:
+        write = partial(
+            write_records, records=records, file=name, position=position, grace_usd=self.grace_usd
+        )
+        return await self.database.run(write)
+
+    async def _finish(self, connection: Connection) -> None:
+        """All of it is written: what the worker had leased is free, and its positions are of no use."""
+        async with connection.transaction():
+            await close_journal(connection, self.journal_id, self.grace_usd)
+            files = [file.name for file in _list_files(self.folder, self.journal_id)]
+            await forget_positions(connection, files)
 
 
 def _list_files(folder: Path, journal_id: str) -> list[Path]:
@@ -126,7 +157,3 @@ async def _find_position(database: Database, name: str) -> int:
         return int(row[0]) if row else 0
 
     return await database.run(select)
-
-
-async def _write(database: Database, records: list[bytes], name: str, position: int) -> list[bytes]:
-    return await database.run(partial(write_records, records=records, file=name, position=position))

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import os
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from engine.storage.adoption import adopt_dead_journals
 from engine.storage.home import open_private
 from engine.storage.journal import BEGUN, ENDED, FOLDER, Journal, JournalFile
 from engine.storage.postgres import Database, cancel_tasks
-from engine.storage.records import forget_positions, write_records
+from engine.storage.records import Written, forget_positions, write_records
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,10 @@ class Flusher:
         self._interval_s = interval_s
         self._task: asyncio.Task[None] | None = None
         self._flushing = asyncio.Lock()
+        self.grace_usd = Decimal(0)
+        """How far below zero a call may take a balance; follows the configuration."""
+        self.written_off_usd = Decimal(0)
+        self.alerts = 0
 
     def count_states(self) -> dict[str, int]:
         """Ended records that wait for the database, and what became of the others."""
@@ -99,17 +104,36 @@ class Flusher:
         position = file.flushed + len(chunk)
 
         if records:
-            write = partial(write_records, records=records, file=file.path.name, position=position)
-            refused = await self._database.run(write)
+            write = partial(
+                write_records,
+                records=records,
+                file=file.path.name,
+                position=position,
+                grace_usd=self.grace_usd,
+            )
+            written = await self._database.run(write)
             self._done += len(records)
-            self.written += len(records) - len(refused)
-            self._put_aside(refused)
+            self.written += len(records) - len(written.refused)
+            self._note(written)
         self.torn += torn
         file.flushed = position
 
     async def _forget(self, files: list[str]) -> None:
         if files:
             await self._database.run(partial(forget_positions, files=files))
+
+    def _note(self, written: Written) -> None:
+        self.written_off_usd += written.written_off_usd
+        self.alerts += len(written.alerts)
+        for alert in written.alerts:
+            log.warning(
+                "%s has reached %d %%: %s of %s USD",
+                alert.purse,
+                alert.share * 100,
+                alert.spent_usd,
+                alert.limit_usd,
+            )
+        self._put_aside(written.refused)
 
     def _put_aside(self, refused: list[bytes]) -> None:
         self.refused += len(refused)
@@ -141,10 +165,10 @@ class Flusher:
                 pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
 
     async def _adopt(self) -> None:
-        adopted = await adopt_dead_journals(self._home, self._journal.id, self._database)
+        adopted = await adopt_dead_journals(self._home, self._journal.id, self._database, self.grace_usd)
         self.interrupted += adopted.interrupted
         self.torn += adopted.torn
-        self._put_aside(adopted.refused)
+        self._note(adopted.written)
 
 
 def pick_ended(chunk: bytes) -> tuple[list[bytes], int]:

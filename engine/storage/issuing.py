@@ -83,10 +83,12 @@ async def issue_key(
         await connection.execute(
             "INSERT INTO api_keys (id, user_id, team_id, name, role, environment, hash, ring_id, last4, scopes,"
             " models, expires_at, changed_n, is_primary, providers, ip_allowlist, referrers, max_requests,"
-            " max_spend_usd, limits) VALUES (%(id)s, %(user_id)s, %(team_id)s, %(name)s, %(role)s, %(environment)s,"
+            " max_spend_usd, limits, budgets) VALUES (%(id)s, %(user_id)s, %(team_id)s, %(name)s, %(role)s,"
+            " %(environment)s,"
             " %(hash)s, %(ring_id)s, %(last4)s, %(scopes)s, %(models)s, %(expires_at)s, %(n)s,"
             " NOT EXISTS (SELECT 1 FROM api_keys WHERE user_id = %(user_id)s),"
-            " %(providers)s, %(ip_allowlist)s, %(referrers)s, %(max_requests)s, %(max_spend_usd)s, %(limits)s)",
+            " %(providers)s, %(ip_allowlist)s, %(referrers)s, %(max_requests)s, %(max_spend_usd)s, %(limits)s,"
+            " %(budgets)s)",
             {
                 "id": issued.id,
                 "user_id": user_id,

@@ -16,7 +16,7 @@ import orjson
 
 from engine.call import Caller
 from engine.storage.home import open_private, write_private
-from engine.storage.key_rules import compile_bounds
+from engine.storage.key_rules import compile_bounds, pack_budgets, unpack_budgets
 from engine.storage.provider_keys import open_own_keys
 from engine.storage.secrets import KeyRing
 from engine.storage.trial_terms import read_terms, write_terms
@@ -95,6 +95,7 @@ def _write_row(key: KnownKey) -> list[Any]:
         who.scoped_models,
         dict(who.bounds.rules) if who.bounds is not None else {},
         dict(who.own_keys.sealed) if who.own_keys is not None else {},
+        pack_budgets(who.budgets),
         who.team_id,
         who.plan,
         who.prepaid,
@@ -105,7 +106,7 @@ def _write_row(key: KnownKey) -> list[Any]:
 
 def _read_row(row: list[Any], ring: KeyRing) -> KnownKey:
     hashed, n, key_id, user_id, role, name, last4, models, scopes, expires_at, *rest = row
-    environment, scoped_models, rules, own_keys, team_id, plan, prepaid, owner_role, trial = rest
+    environment, scoped_models, rules, own_keys, budgets, team_id, plan, prepaid, owner_role, trial = rest
     caller = Caller(
         key_id=key_id,
         user_id=user_id,
@@ -119,6 +120,7 @@ def _read_row(row: list[Any], ring: KeyRing) -> KnownKey:
         expires_at=expires_at,
         bounds=compile_bounds(rules),
         own_keys=open_own_keys(ring, own_keys),
+        budgets=unpack_budgets(budgets),
         team_id=team_id,
         plan=plan,
         prepaid=prepaid,

@@ -30,6 +30,7 @@ CHANGEABLE = frozenset(
         "max_spend_usd",
         "limits",
         "role",
+        "budgets",
     }
 )
 _ACTIVE: LiteralString = (

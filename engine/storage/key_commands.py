@@ -85,7 +85,7 @@ def _add_create(create: argparse.ArgumentParser) -> None:
         "--limits",
         type=Path,
         metavar="FILE",
-        help="its own limits: YAML in the shape of a policy's limits.key",
+        help="its own limits: YAML in the shape of a policy's limits.key, and its `budgets`",
     )
     finish_parser(create, create_key)
 
@@ -144,8 +144,9 @@ def read_request(args: argparse.Namespace) -> KeyRequest:
         "referrers": args.referrer or (),
         "max_requests": args.max_requests,
         "max_spend_usd": args.max_spend,
-        "limits": read_limits_file(args.limits) if args.limits else None,
     }
+    if args.limits:
+        given |= read_limits_file(args.limits)
     try:
         scopes, rules = read_scopes(args.scope or usual), KeyRules.model_validate(given)
     except ValidationError as problem:
@@ -166,7 +167,8 @@ def read_request(args: argparse.Namespace) -> KeyRequest:
     )
 
 
-def read_limits_file(path: Path) -> Any:
+def read_limits_file(path: Path) -> dict[str, Any]:
+    """Limits and budgets, as they stand side by side in one file."""
     try:
         document = parse_document(path.read_bytes())
     except OSError as error:
@@ -174,7 +176,11 @@ def read_limits_file(path: Path) -> Any:
     if document.problems:
         line, column, _, message = document.problems[0]
         raise InvalidRequest(f"{path}:{line}:{column} {message}")
-    return document.tree
+    tree = document.tree
+    if isinstance(tree, dict) and "budgets" in tree:
+        limits = {name: value for name, value in tree.items() if name != "budgets"}
+        return {"limits": limits or None, "budgets": tree["budgets"]}
+    return {"limits": tree}
 
 
 def create_key(args: argparse.Namespace) -> int:

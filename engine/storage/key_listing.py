@@ -12,8 +12,8 @@ from engine.storage.postgres import Connection
 _FIELDS: LiteralString = (
     "k.id, k.name, k.user_id, u.email AS user, u.role AS owner_role, k.team_id,"
     " k.role, k.environment, k.last4, k.models, k.scopes, k.providers,"
-    " k.ip_allowlist, k.referrers, k.max_requests, k.max_spend_usd, k.limits, k.ceiling, k.is_primary,"
-    " k.created_at,"
+    " k.ip_allowlist, k.referrers, k.max_requests, k.max_spend_usd, k.limits, k.ceiling, k.budgets,"
+    " k.is_primary, k.created_at,"
     " k.updated_at, k.last_used_at, k.expires_at, k.revoked_at, k.replaced_until"
 )
 _USED: LiteralString = (

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, LiteralString
 
 from engine.call import Caller
-from engine.storage.key_rules import compile_bounds, grant_scopes
+from engine.storage.key_rules import compile_bounds, compile_budgets, grant_scopes
 from engine.storage.trial_terms import TRIAL_COLUMNS, read_terms
 
 SELECT_KEY: LiteralString = (
@@ -15,6 +15,7 @@ SELECT_KEY: LiteralString = (
     " k.last4, k.environment, k.models, k.scopes, extract(epoch FROM k.expires_at)::float8,"
     " k.providers, k.ip_allowlist, k.referrers, k.max_requests, k.max_spend_usd::text, k.limits,"
     " k.ceiling, CASE WHEN k.team_id IS NULL THEN u.limits ELSE '{}' END,"
+    " jsonb_build_object('key', k.budgets, 'user', u.budgets, 'team', t.budgets),"
     " coalesce(k.team_id, ''), coalesce(t.plan, u.plan), coalesce(t.prepaid, u.prepaid),"
     " CASE WHEN k.team_id IS NULL THEN u.role ELSE '' END,"
     f" (SELECT {TRIAL_COLUMNS} FROM trials r"
@@ -76,7 +77,7 @@ def _is_one_of(stored: bytes, hashes: Sequence[bytes]) -> bool:
 def make_caller(facts: Sequence[Any], until: float | None = None) -> Caller:
     """The caller of a key's columns; with `until` its old text, which ends then."""
     key_id, user_id, role, name, last4, environment, models, scopes, expires_at, *rest = facts
-    *rules, team_id, plan, prepaid, owner_role, trial = rest
+    *rules, budgets, team_id, plan, prepaid, owner_role, trial = rest
     granted, scoped_models = grant_scopes(scopes)
     if team_id:
         granted &= FOR_TEAMS
@@ -94,6 +95,7 @@ def make_caller(facts: Sequence[Any], until: float | None = None) -> Caller:
         scoped_models=scoped_models,
         expires_at=min(ends, default=None),
         bounds=compile_bounds(given),
+        budgets=compile_budgets(budgets, given.get("max_spend_usd")),
         team_id=team_id,
         plan=plan,
         prepaid=prepaid,

@@ -16,11 +16,11 @@ from psycopg.types.json import Jsonb
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 
 from engine.call import KeyBounds
-from engine.config.build import build_limit
+from engine.config.build import build_budget, build_limit
 from engine.config.networks import Networks, read_network
 from engine.config.schema_base import Strict, Usd, described
-from engine.config.schema_policy import ScopeLimitEntry
-from engine.config.snapshot import Limit
+from engine.config.schema_policy import ScopeLimitEntry, SpanBudgetEntry
+from engine.config.snapshot import Budget, Limit
 from engine.errors import InvalidRequest
 
 SCOPES = ("inference", "read", "admin")
@@ -75,6 +75,15 @@ MostUsd = Annotated[Usd, AfterValidator(_check_amount)]
 MostRequests = Annotated[int, Field(ge=0, le=2**53)]
 
 
+def _refuse_twice(budgets: tuple[SpanBudgetEntry, ...]) -> tuple[SpanBudgetEntry, ...]:
+    if len({(budget.every, budget.hard) for budget in budgets}) < len(budgets):
+        raise ValueError("there may be one hard and one soft budget for each span")
+    return budgets
+
+
+Budgets = Annotated[tuple[SpanBudgetEntry, ...], Field(max_length=8), AfterValidator(_refuse_twice)]
+
+
 class KeyRules(Strict):
     """The rules of one key, beside its scopes and its list of models. What is left out allows everything."""
 
@@ -88,6 +97,7 @@ class KeyRules(Strict):
     max_requests: MostRequests | None = described("calls in all its life", None)
     max_spend_usd: MostUsd | None = described("US dollars in all its life, as text", None)
     limits: ScopeLimitEntry | None = described("its own limits, shaped like `limits.key` of a policy", None)
+    budgets: Budgets = described("its own budgets: every, usd, hard, alert_at", ())
 
 
 def read_scopes(texts: Iterable[str]) -> tuple[str, ...]:
@@ -164,6 +174,36 @@ def tighten(one: Limit | None, other: Limit | None) -> Limit | None:
     )
 
 
+def compile_budgets(stored: Mapping[str, Any], max_spend_usd: str | None) -> tuple[Budget, ...]:
+    """The budgets of a key, its user and its team, as they are stored; what a key may spend in all is one, too."""
+    found = [
+        build_budget(per, SpanBudgetEntry.model_validate(entry))
+        for per, entries in stored.items()
+        for entry in entries or ()
+    ]
+    if max_spend_usd is not None:
+        found.append(Budget("key", "total", Decimal(max_spend_usd)))
+    return tuple(found)
+
+
+def pack_budgets(budgets: Iterable[Budget]) -> list[list[Any]]:
+    """As JSON, for `keys.cache`."""
+    return [
+        [each.per, each.every, str(each.usd), each.hard, list(map(str, each.alert_at))] for each in budgets
+    ]
+
+
+def unpack_budgets(packed: Iterable[list[Any]]) -> tuple[Budget, ...]:
+    return tuple(
+        Budget(per, every, Decimal(usd), hard, tuple(map(Decimal, shares)))
+        for per, every, usd, hard, shares in packed
+    )
+
+
+def write_budgets(budgets: Iterable[SpanBudgetEntry]) -> Jsonb:
+    return Jsonb([budget.model_dump(mode="json") for budget in budgets])
+
+
 def write_rules(rules: KeyRules) -> dict[str, Any]:
     """The values of a key's columns; of the limits only what was said."""
     limits = {} if rules.limits is None else rules.limits.model_dump(mode="json", exclude_unset=True)
@@ -174,4 +214,5 @@ def write_rules(rules: KeyRules) -> dict[str, Any]:
         "max_requests": rules.max_requests,
         "max_spend_usd": rules.max_spend_usd,
         "limits": Jsonb(limits),
+        "budgets": write_budgets(rules.budgets),
     }

@@ -1,4 +1,4 @@
-"""Writing call records into the database: any number of lines in one statement, each call once.
+"""Writing call records into the database: any number in one statement, each once, with what it costs whom.
 
 The lines are the journal's own JSON and go as one parameter: PostgreSQL reads them, this process does not, and
 there is no staging table that has to be emptied.
@@ -6,31 +6,37 @@ there is no staging table that has to be emptied.
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, LiteralString
 
 import orjson
 import psycopg
 
 from engine.storage.calls import FIELDS
+from engine.storage.outbox import queue_mail
 from engine.storage.postgres import Connection
 
 log = logging.getLogger(__name__)
 
 _WRITERS_LOCK = 0x67770002
 _INSERT: LiteralString = f"""
-INSERT INTO call_records ({FIELDS})
+WITH given AS (SELECT %(records)s::jsonb AS records),
+stored AS (INSERT INTO call_records ({FIELDS})
 SELECT r.id, r.request_id, to_timestamp(r.started_at), r.key_id, r.user_id, r.surface, r.requested_model,
     r.model, r.provider, coalesce(r.attempts, '[]'), r.status, r.http_status, coalesce(r.tokens, '{{}}'),
     r.usage_source, coalesce(r.cost_usd, 0), r.first_token_ms, r.total_ms, coalesce(r.tags, '{{}}'), r.error,
     r.config_revision, coalesce(r.stream, false), coalesce(r.rescued_by, '[]'), coalesce(r.damaged, 0),
     coalesce(r.pricing, '{{}}')
-FROM jsonb_to_recordset(%s::jsonb) AS r (
+FROM given CROSS JOIN LATERAL jsonb_to_recordset(given.records) AS r (
     id text, request_id text, started_at double precision, key_id text, user_id text, surface text,
     requested_model text, model text, provider text, attempts jsonb, status text, http_status integer,
     tokens jsonb, usage_source text, cost_usd numeric, first_token_ms double precision,
     total_ms double precision, tags jsonb, error text, config_revision text, stream boolean,
     rescued_by jsonb, damaged integer, pricing jsonb)
-ON CONFLICT (id) DO NOTHING
+ON CONFLICT (id) DO NOTHING RETURNING id)
+SELECT posted.* FROM given CROSS JOIN LATERAL post_calls(
+    given.records, (SELECT coalesce(array_agg(id), '{{}}') FROM stored), %(grace)s) AS posted
 """
 _REMEMBER = (
     "INSERT INTO journal_positions (file, position) VALUES (%s, %s)"
@@ -38,23 +44,54 @@ _REMEMBER = (
 )
 
 
-async def write_records(
-    connection: Connection, records: Sequence[bytes], file: str, position: int
-) -> list[bytes]:
-    """Write records (JSON objects) and the position up to which `file` is done, in one transaction.
+@dataclass(frozen=True, slots=True)
+class BudgetReached:
+    """A budget has reached a share at which somebody is told."""
 
-    Returns the records that the database does not take as they are (a number out of range, a lone
-    surrogate): they hold nobody else up, and the position passes them.
+    purse: str
+    share: Decimal
+    spent_usd: Decimal
+    limit_usd: Decimal
+    owner: str
+
+
+@dataclass(slots=True)
+class Written:
+    """What came of writing some records."""
+
+    refused: list[bytes] = field(default_factory=list)
+    """Those that the database does not take as they are (a number out of range, a lone surrogate)."""
+    written_off_usd: Decimal = Decimal(0)
+    alerts: list[BudgetReached] = field(default_factory=list)
+
+    def add(self, other: "Written") -> None:
+        self.refused += other.refused
+        self.written_off_usd += other.written_off_usd
+        self.alerts += other.alerts
+
+
+async def write_records(
+    connection: Connection,
+    records: Sequence[bytes],
+    file: str,
+    position: int,
+    grace_usd: Decimal = Decimal(0),
+) -> Written:
+    """Write records (JSON objects), what they cost, and the position up to which `file` is done, in one transaction.
+
+    Records that are refused hold nobody else up, and the position passes them.
     """
     if any(b"\\u0000" in record for record in records):
         records = [_clean(record) for record in records]
     try:
-        await _write(connection, records, file, position)
+        return await _write(connection, records, file, position, grace_usd)
     except (psycopg.DataError, psycopg.IntegrityError):
-        refused = [record for record in records if not await _takes(connection, _clean(record))]
-        await _write(connection, (), file, position)
-        return refused
-    return []
+        written = Written()
+        for record in records:
+            written.add(await _write_one(connection, _clean(record), grace_usd))
+        written.refused = [record for record in records if _clean(record) in written.refused]
+        await _write(connection, (), file, position, grace_usd)
+        return written
 
 
 async def forget_positions(connection: Connection, files: Sequence[str]) -> None:
@@ -62,26 +99,59 @@ async def forget_positions(connection: Connection, files: Sequence[str]) -> None
     await connection.execute("DELETE FROM journal_positions WHERE file = ANY(%s)", (list(files),))
 
 
-async def _write(connection: Connection, records: Sequence[bytes], file: str, position: int) -> None:
+async def _write(
+    connection: Connection, records: Sequence[bytes], file: str, position: int, grace_usd: Decimal
+) -> Written:
     async with connection.transaction():
-        if records:
-            # One writer at a time, so that records are numbered in the order in which they are committed.
-            await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_WRITERS_LOCK,))
-            await connection.execute(
-                _INSERT, ((b"[" + b",".join(records) + b"]").decode("utf-8", "replace"),)
-            )
+        written = await _insert(connection, records, grace_usd) if records else Written()
         await connection.execute(_REMEMBER, (file, position))
+    return written
 
 
-async def _takes(connection: Connection, record: bytes) -> bool:
+async def _insert(connection: Connection, records: Sequence[bytes], grace_usd: Decimal) -> Written:
+    # One writer at a time, so that records are numbered in the order in which they are committed.
+    await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_WRITERS_LOCK,))
+    text = (b"[" + b",".join(records) + b"]").decode("utf-8", "replace")
+    rows = await (await connection.execute(_INSERT, {"records": text, "grace": grace_usd})).fetchall()
+    written = Written()
+    for purse, share, spent, most, owner, lost in rows:
+        written.written_off_usd += lost
+        if purse is not None:
+            alert = BudgetReached(purse, share, spent, most, owner)
+            written.alerts.append(alert)
+            await _queue_alert(connection, alert)
+    return written
+
+
+async def _queue_alert(connection: Connection, alert: BudgetReached) -> None:
+    """A mail to the owner of a budget, once for each share of each span."""
+    kind, _, name = alert.owner.partition(":")
+    rows = await connection.execute(
+        "SELECT id, email FROM users WHERE active AND id = CASE WHEN %(kind)s = 'user' THEN %(name)s END"
+        " UNION ALL SELECT u.id, u.email FROM team_members m JOIN users u ON u.id = m.user_id"
+        " WHERE u.active AND m.role = 'owner' AND m.team_id = CASE WHEN %(kind)s = 'team' THEN %(name)s END",
+        {"kind": kind, "name": name},
+    )
+    _, _, whose, whom, every, manner, *_ = alert.purse.split(":")
+    data = {
+        "budget": f"{whose} {whom}, {every}",
+        "percent": int(alert.share * 100),
+        "spent_usd": f"{alert.spent_usd.normalize():f}",
+        "limit_usd": f"{alert.limit_usd.normalize():f}",
+        "hard": manner == "hard",
+    }
+    for user_id, address in await rows.fetchall():
+        ref = f"{alert.purse}:{alert.limit_usd:f}:{alert.share}:{user_id}"
+        await queue_mail(connection, "budget_alert", address, data, ref=ref, user_id=user_id)
+
+
+async def _write_one(connection: Connection, record: bytes, grace_usd: Decimal) -> Written:
     try:
         async with connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_WRITERS_LOCK,))
-            await connection.execute(_INSERT, (f"[{record.decode('utf-8', 'replace')}]",))
+            return await _insert(connection, [record], grace_usd)
     except (psycopg.DataError, psycopg.IntegrityError) as error:
         log.error("a call record is refused by the database: %s", str(error).partition("\n")[0])
-        return False
-    return True
+        return Written(refused=[record])
 
 
 def _clean(record: bytes) -> bytes:

@@ -84,6 +84,18 @@ FAMILIES: Mapping[str, Family] = {
             "of them.",
             "outcome",
         ),
+        _gauge(
+            "gatewayz_credit_usd",
+            "sum",
+            "US dollars of credit that workers have leased, and what of it running calls hold: the most that is "
+            "out of reach while a dead worker's lease is not closed.",
+            "state",
+        ),
+        _counter("gatewayz_credit_refusals_total", "Calls refused for want of credit, by code.", "code"),
+        _counter(
+            "gatewayz_written_off_usd_total", "US dollars that calls cost beyond what their payers had."
+        ),
+        _counter("gatewayz_budget_alerts_total", "Shares of budgets that were reached."),
         _counter("gatewayz_mails_total", "Tries to send a mail, by what became of them.", "outcome"),
         _counter("gatewayz_payment_events_total", "Events of Stripe, by what became of them.", "outcome"),
         _counter(

@@ -92,7 +92,7 @@ def test_a_call_is_settled_once() -> None:
         ("aborted", {}, Reader(REPORTED, ("hi",)), "0.2"),
         ("aborted", {}, Reader(REPORTED), "0"),
         ("aborted", {}, Reader(REPORTED, carries=True), "0.2"),
-        ("aborted", {"on_abort": "full"}, Reader(REPORTED), "0.2"),
+        ("aborted", {"on_abort": "provider"}, Reader(REPORTED), "0.2"),
         ("aborted", {"on_abort": "never"}, Reader(REPORTED, ("hi",)), "0"),
         ("aborted", {}, None, "0"),
         ("interrupted", {}, Reader(REPORTED, ("hi",)), "0.2"),

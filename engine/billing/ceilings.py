@@ -1,0 +1,184 @@
+"""The most that a call can cost, before it is made: its prompt, and the length that the upstream keeps to.
+
+Pure. An unstated length can be set, and that is written into the caller's own body, so that whatever wire it goes out
+on says it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import orjson
+
+from engine.billing.pricing import Possible
+from engine.billing.tariffs import Tariff, find_tariff
+from engine.call import Call
+from engine.config.snapshot import Policy, Target
+from engine.wire.operations import WRITING
+from engine.wire.splice import edit_members
+from engine.wire.usage import Usage
+
+NOTHING = Decimal(0)
+_SMALL_BODY = 16 << 10
+_BYTES_PER_TOKEN = 3
+"""Fewer than any tokenizer needs for prose, and what one sign of most scripts takes."""
+_MARGIN = Decimal("1.25")
+_SPARE_TOKENS = 32
+_COUNTS = (("n",), ("best_of",), ("generationConfig", "candidateCount"))
+_PLAIN = Possible(cache_writes=False, media=False)
+_NO_USAGE = Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """How long the answers of a call may be, in tokens."""
+
+    output: int
+    """Of one answer."""
+    answers: int
+    stated: bool
+    kept: bool = True
+    """The upstream keeps to it without being told."""
+
+    @property
+    def total(self) -> int:
+        return self.output * self.answers
+
+
+def bound_input_tokens(call: Call, estimate: int) -> int:
+    """No fewer tokens than the prompt has, as far as that can be told without a tokenizer."""
+    body = call.body
+    if body and len(body) < _SMALL_BODY:
+        return len(body) // _BYTES_PER_TOKEN + _SPARE_TOKENS
+    foreign = 0 if body.isascii() else len(body) - len(body.decode("utf-8", "ignore"))
+    tools = call.request.get("tools")
+    told = len(orjson.dumps(tools)) // _BYTES_PER_TOKEN if tools else 0
+    return int(estimate * _MARGIN) + foreign + body.count(b"\\u") + told + _SPARE_TOKENS
+
+
+def read_length(call: Call, target: Target, policy: Policy) -> Length:
+    """What the caller states, else the model's limit, else what the policy assumes."""
+    if call.operation not in WRITING:
+        return Length(0, 1, stated=True)
+    stated = read_stated(call)
+    answers = count_answers(call.request)
+    if stated is not None:
+        return Length(stated, answers, stated=True)
+    model = call.model
+    limit = target.output or (model.output if model is not None else None)
+    return Length(limit or policy.assume_output_tokens, answers, stated=False, kept=limit is not None)
+
+
+def read_stated(call: Call) -> int | None:
+    """The longest that any of the dialect's words allows: which of two a provider goes by nobody knows."""
+    found = (_read(call.request, keys) for keys in call.door.format.client.output_places)
+    numbers = [
+        value for value in found if isinstance(value, int) and not isinstance(value, bool) and value > 0
+    ]
+    return max(numbers, default=None)
+
+
+def count_answers(request: Mapping[str, Any]) -> int:
+    answers = 1
+    for keys in _COUNTS:
+        count = _read(request, keys)
+        if isinstance(count, int) and not isinstance(count, bool) and count > answers:
+            answers = min(count, 1024)
+    return answers
+
+
+def _read(tree: Any, keys: Sequence[str]) -> Any:
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """What a call may cost at the dearest of its targets, by the length of its answers."""
+
+    rates: tuple[tuple[Tariff, Length], ...]
+    input: int
+    possible: Possible
+
+    @property
+    def stated(self) -> bool:
+        return all(length.stated for _, length in self.rates)
+
+    @property
+    def longest(self) -> int:
+        return max((length.output for _, length in self.rates), default=0)
+
+    @property
+    def kept(self) -> bool:
+        return all(length.kept for _, length in self.rates)
+
+    def at(self, most: int | None = None) -> Decimal:
+        """With answers as long as they may be, or no longer than `most`."""
+        return max(
+            (
+                tariff.ceiling(
+                    self.input,
+                    length.total if most is None else min(length.output, most) * length.answers,
+                    self.possible,
+                )
+                for tariff, length in self.rates
+            ),
+            default=NOTHING,
+        )
+
+    def find_length(self, amount: Decimal) -> int:
+        """How long each answer may be so that the call costs no more than `amount`; may be below zero."""
+        lengths = []
+        for tariff, length in self.rates:
+            empty, full = (tariff.ceiling(self.input, tokens, self.possible) for tokens in (0, length.total))
+            if full > amount:
+                lengths.append(int((amount - empty) * length.output / (full - empty)) if full > empty else -1)
+        return min(lengths, default=self.longest)
+
+
+def find_ceiling(call: Call, targets: Sequence[Target], policy: Policy, estimate: int) -> Ceiling:
+    """Of the targets that cost anything."""
+    assert call.model is not None
+    rates = [
+        (find_tariff(call.snapshot, call.model, target, call.started_at), read_length(call, target, policy))
+        for target in targets
+    ]
+    return Ceiling(tuple(rates), bound_input_tokens(call, estimate), find_possible(call))
+
+
+def find_possible(call: Call) -> Possible:
+    """What the request says beside lengths. Words that only stand in its texts make the ceiling higher, never lower."""
+    asked = call.door.format.add_asked(_NO_USAGE, call.request)
+    body = call.body
+    media = not body or b"audio" in body or b"image" in body
+    caches = not body or b"cache" in body
+    if asked is _NO_USAGE and not (media or caches):
+        return _PLAIN
+    return Possible(asked.service, caches, media, asked.units, asked.variant)
+
+
+def limit_output(call: Call, most: int) -> None:
+    """Write how long the answer may be into the caller's body, in its dialect's words."""
+    all_keys = call.door.format.client.output_places
+    present = [keys for keys in all_keys if _read(call.request, keys) is not None]
+    edits: dict[str, Any] = {}
+    for keys in present or [_choose_keys(call.request, all_keys)]:
+        top = keys[0]
+        edits[top] = _set(edits.get(top, call.request.get(top)), keys[1:], most)
+    call.body = edit_members(call.body, call.request, edits)
+    call.request = {**call.request, **edits}
+    call.chat = None
+
+
+def _choose_keys(request: Mapping[str, Any], all_keys: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """Into the part of the body that is there already, in its spelling."""
+    return next((keys for keys in all_keys if len(keys) > 1 and keys[0] in request), all_keys[0])
+
+
+def _set(value: Any, keys: Sequence[str], most: int) -> Any:
+    if not keys:
+        return most
+    inner = value if isinstance(value, dict) else {}
+    return {**inner, keys[0]: _set(inner.get(keys[0]), keys[1:], most)}

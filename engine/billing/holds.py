@@ -1,0 +1,175 @@
+"""The last stage of admission: what a call may cost is held before anybody is asked, and its true cost settled after.
+
+Nobody waits while this worker's part of the purses is large enough. A call of a payer who pays later and has no budget
+holds nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from engine.billing.books import estimate_input_tokens, is_own
+from engine.billing.budgets import BudgetBook
+from engine.billing.ceilings import Ceiling, find_ceiling, limit_output
+from engine.billing.purses import Purse, PurseDesk
+from engine.call import Call, Caller
+from engine.config.snapshot import Policy
+from engine.errors import DependencyAway, InvalidRequest
+from engine.policies.refusals import HeaderPairs
+from engine.storage.leases import OpenHold, PurseTerms
+from engine.wire.operations import WRITING
+
+NOTHING = Decimal(0)
+MAX_TOKENS_SET = b"x-max-tokens-set"
+_SHARE = 8
+"""An answer of unstated length may cost this part of what is free."""
+_CREDIT_LABEL = "the credit of this account"
+
+
+@dataclass(slots=True)
+class Hold:
+    """What one call has of some purses, until it is settled."""
+
+    desk: PurseDesk
+    amount: Decimal
+    purses: list[Purse] = field(default_factory=list)
+    counted: list[str] = field(default_factory=list)
+    """Budgets that only count."""
+    freed: bool = False
+
+    @property
+    def worker(self) -> str:
+        """The name that the leases are under."""
+        return self.purses[0].worker if self.purses else ""
+
+    def list_purses(self) -> list[str]:
+        return [*(purse.terms.id for purse in self.purses), *self.counted]
+
+    def settle(self, call_id: str, cost: Decimal, now: float) -> None:
+        """The call is over and this is what it cost."""
+        amount = NOTHING if self.freed else self.amount
+        self.freed = True
+        for purse in self.purses:
+            purse.settle(amount, cost, now)
+        self.desk.open_holds.pop(call_id, None)
+
+    def leave(self, call: Call) -> None:
+        """Admission ends. What was not settled yet is about to be, without a wait in between."""
+        if not (self.freed or call.settled):
+            self.freed = True
+            for purse in self.purses:
+                purse.settle(self.amount, NOTHING, purse.used_at)
+
+
+class HoldStage:
+    def __init__(self, desk: PurseDesk, clock: Callable[[], float]) -> None:
+        self._desk, self._clock, self._budgets = desk, clock, BudgetBook()
+        self._credit: dict[str, PurseTerms] = {}
+
+    async def enter(self, call: Call, policy: Policy, headers: HeaderPairs) -> Hold | None:
+        caller = call.caller
+        if caller is None or (caller.unlimited and call.max_cost is None):
+            return None
+        hard, soft = self._find_purses(call, caller, policy)
+        if not (hard or soft or call.max_cost is not None):
+            return None
+        hold = call.hold = Hold(self._desk, NOTHING, counted=[purse.terms.id for purse in soft])
+        for purse in soft:
+            self._desk.declare(purse)
+        if not hard and call.max_cost is None:
+            return hold
+        estimate = call.input_estimate or (0 if call.body else estimate_input_tokens(call.request))
+        if not estimate and len(call.body) >= 16 << 10:
+            estimate = estimate_input_tokens(call.request)
+        targets = [target for target in call.targets if not is_own(call, target)]
+        ceiling = find_ceiling(call, targets, policy, estimate)
+        amount = ceiling.at()
+        if amount > 0:
+            amount = await self._fit(call, policy, ceiling, hard, headers)
+            await self._take(call, policy, hold, hard, amount)
+        if policy.billing.lost_call == "charge_hold" and not caller.unlimited and amount > 0:
+            prepaid = self.is_prepaid(call, caller)
+            self._desk.open_holds[call.id] = OpenHold(call.id, caller.payer, prepaid, amount)
+        return hold
+
+    @staticmethod
+    def is_prepaid(call: Call, caller: Caller) -> bool:
+        return caller.prepaid or call.snapshot.settings.billing.new_users == "prepaid"
+
+    def _find_purses(self, call: Call, caller: Caller, policy: Policy) -> tuple[list[Purse], list[Purse]]:
+        """Those that must cover the call, and those that count it."""
+        desk = self._desk
+        hard: list[Purse] = []
+        soft: list[Purse] = []
+        if caller.unlimited:
+            return hard, soft
+        if self.is_prepaid(call, caller):
+            hard.append(desk.find(self._find_credit(caller.payer)))
+        if policy.budgets or caller.budgets:
+            for terms in self._budgets.list_terms(call, policy):
+                (hard if terms.hard else soft).append(desk.find(terms))
+        return hard, soft
+
+    def _find_credit(self, payer: str) -> PurseTerms:
+        terms = self._credit.get(payer)
+        if terms is None:
+            if len(self._credit) > 20_000:
+                self._credit.clear()
+            terms = self._credit[payer] = PurseTerms(f"credit:{payer}", label=_CREDIT_LABEL)
+        return terms
+
+    async def _fit(
+        self, call: Call, policy: Policy, ceiling: Ceiling, purses: Sequence[Purse], headers: HeaderPairs
+    ) -> Decimal:
+        """The ceiling, brought down to what an answer of unstated length may cost."""
+        rule, amount = policy.billing, ceiling.at()
+        for purse in purses:
+            if purse.free_elsewhere is None:
+                await self._look(purse, policy)
+        bound = min((purse.free / _SHARE for purse in purses), default=None)
+        may_lower = call.operation in WRITING and (not ceiling.stated or rule.lower_max_tokens)
+        may_lower = may_lower and call.upload is None and bool(call.door.format.client.output_places)
+        most = ceiling.longest if may_lower and not ceiling.kept else None
+        if may_lower and bound is not None and amount > bound:
+            most = min(max(ceiling.find_length(bound), rule.min_output_tokens), ceiling.longest)
+        if call.max_cost is not None and ceiling.at(most) > call.max_cost:
+            within = ceiling.find_length(call.max_cost)
+            if not may_lower or within < rule.min_output_tokens:
+                raise InvalidRequest(
+                    f"this call may cost up to {_show(ceiling.at(most))} USD, more than its x-max-cost-usd allows",
+                    code="max_cost_exceeded",
+                    param="x-max-cost-usd",
+                )
+            most = within if most is None else min(most, within)
+        if most is None:
+            return amount
+        limit_output(call, most)
+        headers.append((MAX_TOKENS_SET, b"%d" % most))
+        return ceiling.at(most)
+
+    async def _look(self, purse: Purse, policy: Policy) -> None:
+        try:
+            await self._desk.look(purse)
+        except DependencyAway:
+            if policy.billing.beyond_lease_usd is None and purse.spare <= 0:
+                self._desk.refused["database_away"] += 1
+                raise
+
+    async def _take(
+        self, call: Call, policy: Policy, hold: Hold, purses: Sequence[Purse], amount: Decimal
+    ) -> None:
+        hold.amount = amount
+        rule = policy.billing
+        try:
+            for purse in purses:
+                if not purse.take(amount):
+                    await self._desk.hold(purse, amount, rule.hold_wait_s, rule.beyond_lease_usd)
+                hold.purses.append(purse)
+        except BaseException:
+            hold.leave(call)
+            hold.purses.clear()
+            raise
+
+
+def _show(amount: Decimal) -> str:
+    return f"{amount.normalize():f}"
