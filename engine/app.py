@@ -26,6 +26,7 @@ from engine.gateway import Rooms
 from engine.http.admin import Administration, Control
 from engine.http.allowlist import AllowlistRoutes
 from engine.http.answers import StoredAnswers
+from engine.http.budgets import BudgetRoutes
 from engine.http.catalog import ModelCatalog
 from engine.http.commerce import Commerce
 from engine.http.cors import Cors
@@ -276,6 +277,7 @@ class WorkerApp:
         routes.add("GET", "/health/ready", monitoring.show_readiness)
         routes.add("GET", "/metrics", monitoring.show_metrics)
         routes.declare(*Administration(control, self._list_calls, self._desk.note).list())
+        routes.declare(*BudgetRoutes(self._database, self._ring).list())
         routes.declare(*KeyRoutes(self._desk, self._read_snapshot).list())
         routes.declare(*TeamRoutes(self._database, self._ring, self._read_snapshot).list())
         routes.declare(*TeamKeyRoutes(self._desk, self._database, self._read_snapshot).list())

@@ -225,6 +225,11 @@ class Call:
     """What has written the stream so far, when it was translated: it knows how to go on."""
 
     @property
+    def is_prepaid(self) -> bool:
+        """Whether it is paid from credit; otherwise what it costs is owed."""
+        return (self.caller is not None and self.caller.prepaid) or self.snapshot.prepays
+
+    @property
     def operation(self) -> str:
         return self.door.operation
 

@@ -227,7 +227,7 @@ def write_record(call: Call, seconds: float) -> Record:
     }
     if caller is not None and not caller.unlimited:
         record["payer"] = caller.payer
-        record["prepaid"] = caller.prepaid or call.snapshot.settings.billing.new_users == "prepaid"
+        record["prepaid"] = call.is_prepaid
         if call.hold is not None:
             record["lease"], record["purses"] = call.hold.worker, call.hold.list_purses()
     if call.error:

@@ -88,13 +88,9 @@ class HoldStage:
             amount = await self._fit(call, policy, ceiling, hard, headers)
             await self._take(call, policy, hold, hard, amount)
         if policy.billing.lost_call == "charge_hold" and not caller.unlimited and amount > 0:
-            prepaid = self.is_prepaid(call, caller)
-            self._desk.open_holds[call.id] = OpenHold(call.id, caller.payer, prepaid, amount)
+            held = OpenHold(call.id, caller.payer, call.is_prepaid, amount)
+            self._desk.open_holds[call.id] = held
         return hold
-
-    @staticmethod
-    def is_prepaid(call: Call, caller: Caller) -> bool:
-        return caller.prepaid or call.snapshot.settings.billing.new_users == "prepaid"
 
     def _find_purses(self, call: Call, caller: Caller, policy: Policy) -> tuple[list[Purse], list[Purse]]:
         """Those that must cover the call, and those that count it."""
@@ -103,7 +99,7 @@ class HoldStage:
         soft: list[Purse] = []
         if caller.unlimited:
             return hard, soft
-        if self.is_prepaid(call, caller):
+        if call.is_prepaid:
             hard.append(desk.find(self._find_credit(caller.payer)))
         if policy.budgets or caller.budgets:
             for terms in self._budgets.list_terms(call, policy):

@@ -367,6 +367,8 @@ class Snapshot:
     things: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By kind and name: what needs no compiling (config/declared.py). Read with `declared`."""
     roles: Roles = field(init=False)
+    prepays: bool = field(init=False)
+    """Whoever was never given money needs credit, too (gateway.yaml: `billing.new_users`)."""
     listed: Mapping[str, Target] = field(init=False)
     """Targets of all models by provider/model, so that one which is asked for by that name has its price."""
 
@@ -381,6 +383,8 @@ class Snapshot:
 
     def __post_init__(self) -> None:
         targets = (target for model in self.models.values() for target in reversed(model.targets))
+        prepays = self.settings is not None and self.settings.billing.new_users == "prepaid"
+        object.__setattr__(self, "prepays", prepays)
         object.__setattr__(self, "listed", {target.name: target for target in targets})
         object.__setattr__(self, "roles", Roles(self.things.get("role", {})))
 

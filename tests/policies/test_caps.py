@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 
 from engine.call import Attempt, Call, Caller, KeyBounds
-from engine.errors import CreditMissing, DependencyAway, GatewayError, LimitExceeded
+from engine.errors import DependencyAway, GatewayError, LimitExceeded
 from engine.policies.admission import Admission, LimitStage
 from engine.policies.caps import Caps
 from engine.policies.limits import Limiter
@@ -92,15 +92,6 @@ async def test_what_others_recorded_counts() -> None:
     house.records.rows.append((1, "elsewhere", Decimal(0)))
     await house.caps.refresh()
     await refuse(house, LimitExceeded, "key_requests_used_up")
-
-
-async def test_a_budget_ends_with_402_and_counts_what_is_not_recorded_yet() -> None:
-    house = House(max_spend_usd="1.00")
-    first = await house.call(cost="0.60")
-    house.write_down(first)
-    await house.caps.refresh()
-    await house.call(cost="0.40")
-    await refuse(house, CreditMissing, "key_budget_used_up")
 
 
 async def test_a_cap_of_nothing_lets_nothing_in() -> None:
