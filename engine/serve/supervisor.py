@@ -308,8 +308,8 @@ def refuse_shared_limits(snapshot: "Snapshot") -> None:
     settings = snapshot.settings
     if settings.redis.url.reveal() != "none":
         return
-    in_force = {snapshot.default_policy, *(model.policy for model in snapshot.models.values())}
-    limited = sorted(policy.name for policy in in_force if policy.limits)
+    in_force = [snapshot.default_policy, *(model.policy for model in snapshot.models.values())]
+    limited = sorted({policy.name for policy in in_force if policy.limits})
     if limited and snapshot.server.workers > 1 and settings.limits.without_redis == "refuse":
         raise ServeRefused(
             f"the limits of policy {limited[0]} are counted in each worker: share them (`redis: URL` in gateway.yaml),"
