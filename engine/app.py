@@ -45,6 +45,7 @@ from engine.http.ports import split_ports
 from engine.http.provider_keys import ProviderKeyRoutes
 from engine.http.roles import RoleRoutes
 from engine.http.routes import Routes
+from engine.http.statements import StatementRoutes
 from engine.http.subscriptions import SubscriptionRoutes
 from engine.http.team_keys import TeamKeyRoutes
 from engine.http.teams import TeamRoutes
@@ -292,6 +293,7 @@ class WorkerApp:
         routes.declare(*limits.list(), *AllowlistRoutes(self._database, self._ring).list())
         routes.declare(*ProviderKeyRoutes(self._database, self._ring, self._read_snapshot).list())
         routes.declare(*list_payment_routes(self._payments, self._runtime.snapshot.settings.billing.stripe))
+        routes.declare(*StatementRoutes(self._database, self._read_snapshot, self._flusher.flush).list())
         routes.declare(*ApiDescription(lambda: routes.declared, self._read_snapshot).list())
         routes.declare(*self._login.list_routes(identity))
         routes.declare(*self._commerce.list_routes())
