@@ -293,7 +293,9 @@ class WorkerApp:
         routes.declare(*limits.list(), *AllowlistRoutes(self._database, self._ring).list())
         routes.declare(*ProviderKeyRoutes(self._database, self._ring, self._read_snapshot).list())
         routes.declare(*list_payment_routes(self._payments, self._runtime.snapshot.settings.billing.stripe))
-        routes.declare(*StatementRoutes(self._database, self._read_snapshot, self._flusher.flush).list())
+        routes.declare(
+            *StatementRoutes(self._database, self._read_snapshot, self._cashbox.flusher.flush).list()
+        )
         routes.declare(*ApiDescription(lambda: routes.declared, self._read_snapshot).list())
         routes.declare(*self._login.list_routes(identity))
         routes.declare(*self._commerce.list_routes())
