@@ -48,18 +48,10 @@ class CorsEntry(Strict):
         min_length=1,
     )
     headers: tuple[HeaderName, ...] = described(
-        "request headers that pages may send",
+        "request headers that pages may send; dialects may need more, such as a version of theirs",
         (
-            *(
-                "authorization",
-                "content-type",
-                "accept",
-                "x-api-key",
-                "x-goog-api-key",
-                "x-request-id",
-                "x-tags",
-            ),
-            *("anthropic-version", "anthropic-beta", "idempotency-key", "x-requested-with"),
+            *("authorization", "content-type", "accept", "x-api-key", "x-goog-api-key", "x-request-id"),
+            *("x-tags", "x-max-cost-usd", "idempotency-key", "x-requested-with"),
         ),
     )
     expose: tuple[HeaderName, ...] = described(

@@ -43,12 +43,12 @@ async def _give_bonus(
     connection: Connection, user_id: str, bonus_usd: Decimal, facts: Mapping[str, Any]
 ) -> None:
     row = await (
-        await connection.execute("SELECT email, name FROM users WHERE id = %s AND active", (user_id,))
+        await connection.execute("SELECT email FROM users WHERE id = %s AND active", (user_id,))
     ).fetchone()
     if row is None or not bonus_usd:
         return  # an account that is closed gets nothing
     ref = f"referral:{facts['referee']}:{facts['role']}"
-    await grant(
+    balance = await grant(
         connection,
         f"user:{user_id}",
         bonus_usd,
@@ -59,5 +59,11 @@ async def _give_bonus(
         metadata=facts,
     )
     await lift_trial(connection, f"user:{user_id}", ref)
-    told = {"amount_usd": f"{bonus_usd.normalize():f}", "name": row[1], **facts}
+    if balance is None:
+        return  # given before
+    told = {
+        "code": facts["code"],
+        "bonus_usd": f"{bonus_usd.normalize():f}",
+        "balance_usd": f"{balance.total_usd.normalize():f}",
+    }
     await queue_mail(connection, "referral_bonus", row[0], told, ref=ref, user_id=user_id)

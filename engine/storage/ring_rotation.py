@@ -33,6 +33,7 @@ async def encrypt_anew(connection: Connection, ring: KeyRing) -> Rotated:
     await _renew_provider_keys(connection, ring, done)
     await _renew_states(connection, ring, done)
     await _renew_mails(connection, ring, done)
+    await _renew_person_key(connection, ring, done)
     row = await (
         await connection.execute(
             "SELECT count(*) FROM api_keys WHERE ring_id <> %s AND revoked_at IS NULL", (ring.newest.id,)
@@ -115,6 +116,15 @@ async def _renew_mails(connection: Connection, ring: KeyRing, done: Rotated) -> 
         if len(rows) < _CHUNK:
             return
         behind = rows[-1][0]
+
+
+async def _renew_person_key(connection: Connection, ring: KeyRing, done: Rotated) -> None:
+    """The key of the marks by which a person is known again (storage/persons.py)."""
+    async with connection.transaction():
+        row = await (await connection.execute("SELECT sealed FROM person_key FOR UPDATE")).fetchone()
+        renewed = _renew(ring, row[0].encode(), done) if row is not None else None
+        if renewed is not None:
+            await connection.execute("UPDATE person_key SET sealed = %s", (renewed.decode(),))
 
 
 def _renew(ring: KeyRing, sealed: bytes, done: Rotated) -> bytes | None:
