@@ -22,6 +22,7 @@ ROOMS: Mapping[str, str] = {
     "keys": "engine.storage.commands",
     "audit": "engine.storage.commands",
     "ledger": "engine.storage.commands",
+    "rerate": "engine.billing.commands",
     "keyring": "engine.storage.commands",
     "migrate": "engine.storage.commands",
     "payments": "engine.payments.commands",

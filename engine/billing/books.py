@@ -99,7 +99,10 @@ class Books:
             call.pricing = write_pricing(call, tariff, charge)
             cost = charge.cost
         if billing.fallback_attempts == "provider" and len(call.attempts) > 1 and not call.rescued_by:
-            cost += cost_of_failures(call, model)
+            failed = cost_of_failures(call, model)
+            if failed and call.pricing:
+                call.pricing["attempts_usd"] = format_usd(failed)
+            cost += failed
         return cost
 
 

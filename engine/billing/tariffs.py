@@ -76,11 +76,17 @@ def find_tariff(snapshot: Snapshot, model: Model, target: Target, at: float) -> 
 
 def list_tariffs(snapshot: Snapshot, model: Model, target: Target) -> Sequence[Tariff]:
     """All that books say of a target, what goes first first; the last one is always in force."""
-    usual = Tariff(cost := find_price(model, target), cost, model.policy.billing.markup)
+    usual = usual_tariff(model, target)
     return (
         *(say(book, usual, model, target) for book in list_books(snapshot) if covers(book, model, target)),
         usual,
     )
+
+
+def usual_tariff(model: Model, target: Target) -> Tariff:
+    """What is charged without any book. Raises Unpriced."""
+    cost = find_price(model, target)
+    return Tariff(cost, cost, model.policy.billing.markup)
 
 
 def list_books(snapshot: Snapshot) -> list[PricesFile]:
@@ -104,7 +110,9 @@ def find_entry(book: PricesFile, model: Model, target: Target) -> BookEntry | No
 
 
 def say(book: PricesFile, usual: Tariff, model: Model, target: Target) -> Tariff:
-    """The usual tariff with what the book says."""
+    """The usual tariff with what the book says, if it says anything."""
+    if not covers(book, model, target):
+        return usual
     entry = find_entry(book, model, target) or BookEntry()
     markup = next((share for share in (entry.markup, book.markup) if share is not None), usual.markup)
     return replace(

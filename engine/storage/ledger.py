@@ -38,6 +38,10 @@ _BOOK: LiteralString = (
     " INSERT INTO ledger_entries (movement_id, account, amount_usd, balance_after)"
     " SELECT %(movement)s, id, amount, balance_usd FROM moved"
 )
+_CHARGE: LiteralString = (
+    "SELECT charge_payers(ARRAY[%(ref)s::text], 'rerate', ARRAY[%(payer)s::text], ARRAY[%(prepaid)s::boolean],"
+    " ARRAY[%(cost)s::numeric], 0)"
+)
 _BALANCES: LiteralString = "SELECT id, balance_usd FROM ledger_accounts WHERE id = ANY(%s)"
 
 
@@ -115,6 +119,36 @@ async def take_back(  # noqa: PLR0913 - what a movement is, by name
         connection, movement_id, {account: -taken, target: amount_usd, WRITTEN_OFF: taken - amount_usd}
     )
     return await read_balance(connection, payer), taken
+
+
+async def adjust(
+    connection: Connection,
+    payer: str,
+    amount_usd: Decimal,
+    *,
+    ref: str,
+    prepaid: bool,
+    description: str = "",
+) -> bool:
+    """What was paid for usage is `amount_usd` more (below zero: less). False when the reference was used already.
+
+    More is taken as a call is paid: allowance, credit, and what is not there is the house's loss.
+    """
+    _check(payer, abs(amount_usd), "credit")
+    if amount_usd > 0:
+        used = await (
+            await connection.execute("SELECT 1 FROM ledger_movements WHERE ref = %s", (ref,))
+        ).fetchone()
+        await connection.execute(
+            _CHARGE, {"ref": ref, "payer": payer, "prepaid": prepaid, "cost": amount_usd}
+        )
+        return used is None
+    movement = Movement(ref, "rerate", payer, description)
+    pot = "credit" if prepaid else "owed"
+    return (
+        await _move(connection, movement, {f"{pot}:{payer}": -amount_usd, "house:usage": amount_usd})
+        is not None
+    )
 
 
 async def set_allowance(  # noqa: PLR0913 - what a movement is, by name
