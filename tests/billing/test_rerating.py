@@ -1,5 +1,6 @@
 """Calls priced anew: the ledger gets the difference once, nothing that was written changes."""
 
+# ruff: noqa: F811 - fixtures of storage are arguments here
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -42,7 +43,7 @@ def load(folder: Folder, **prices: str) -> Snapshot:
     return folder.load({"providers.d/a.yaml": provider(), "models.d/m.yaml": MODELS, **books})
 
 
-async def record(connection: Connection, call_id: str, payer: str, **said: Any) -> None:  # noqa: F811
+async def record(connection: Connection, call_id: str, payer: str, **said: Any) -> None:
     """A call of a million tokens that was charged 1 USD, as the gateway writes it down."""
     facts = {
         "model": "s",
@@ -64,20 +65,20 @@ async def record(connection: Connection, call_id: str, payer: str, **said: Any) 
     )
 
 
-async def rerate(snapshot: Snapshot, connection: Connection, book: str, *, dry: bool = False) -> Rerate:  # noqa: F811
+async def rerate(snapshot: Snapshot, connection: Connection, book: str, *, dry: bool = False) -> Rerate:
     rerater = Rerater(snapshot, snapshot.declared(PricesFile)[book])
     return await rerater.run(connection, NOW - timedelta(days=1), NOW, dry=dry)
 
 
 @pytest.fixture
-async def payer(connection: Connection) -> str:  # noqa: F811
+async def payer(connection: Connection) -> str:
     payer = f"user:{await get_or_create_user(connection, 'a@b.c')}"
     async with connection.transaction():
         await grant(connection, payer, USD(10), ref="p", kind="purchase", source="house:purchases")
     return payer
 
 
-async def find_credit(connection: Connection, payer: str) -> Decimal:  # noqa: F811
+async def find_credit(connection: Connection, payer: str) -> Decimal:
     assert not (await verify_ledger(connection)).problems
     return (await read_balance(connection, payer)).credit_usd
 
@@ -85,7 +86,7 @@ async def find_credit(connection: Connection, payer: str) -> Decimal:  # noqa: F
 async def test_the_difference_is_booked_once_and_a_repeat_does_nothing(
     folder: Folder,
     connection: Connection,
-    payer: str,  # noqa: F811
+    payer: str,
 ) -> None:
     snapshot = load(folder, cheap="0.25", dear="3")
     await record(connection, "one", payer)
@@ -104,7 +105,7 @@ async def test_the_difference_is_booked_once_and_a_repeat_does_nothing(
 async def test_a_rehearsal_says_the_same_and_books_nothing(
     folder: Folder,
     connection: Connection,
-    payer: str,  # noqa: F811
+    payer: str,
 ) -> None:
     snapshot = load(folder, cheap="0.25")
     await record(connection, "one", payer)
@@ -113,7 +114,7 @@ async def test_a_rehearsal_says_the_same_and_books_nothing(
     assert await rerate(snapshot, connection, "cheap") == told
 
 
-async def test_who_pays_later_owes_less_or_more(folder: Folder, connection: Connection) -> None:  # noqa: F811
+async def test_who_pays_later_owes_less_or_more(folder: Folder, connection: Connection) -> None:
     snapshot = load(folder, cheap="0.25")
     later = f"user:{await get_or_create_user(connection, 'later@b.c')}"
     await record(connection, "one", later, prepaid=False)
@@ -128,7 +129,7 @@ async def test_who_pays_later_owes_less_or_more(folder: Folder, connection: Conn
 async def test_what_a_payer_does_not_have_any_more_is_the_houses_loss(
     folder: Folder,
     connection: Connection,
-    payer: str,  # noqa: F811
+    payer: str,
 ) -> None:
     snapshot = load(folder, dear="50")
     await record(connection, "one", payer)
@@ -139,7 +140,7 @@ async def test_what_a_payer_does_not_have_any_more_is_the_houses_loss(
 async def test_calls_outside_of_the_book_or_the_days_stay_and_are_counted(
     folder: Folder,
     connection: Connection,
-    payer: str,  # noqa: F811
+    payer: str,
 ) -> None:
     snapshot = load(folder, cheap="0.25")
     await record(connection, "other", payer, listed="large", model="l")
@@ -153,7 +154,7 @@ async def test_calls_outside_of_the_book_or_the_days_stay_and_are_counted(
 async def test_the_records_themselves_stay_as_they_are(
     folder: Folder,
     connection: Connection,
-    payer: str,  # noqa: F811
+    payer: str,
 ) -> None:
     await record(connection, "one", payer)
     await rerate(load(folder, cheap="0.25"), connection, "cheap")
