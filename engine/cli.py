@@ -24,6 +24,7 @@ ROOMS: Mapping[str, str] = {
     "ledger": "engine.storage.commands",
     "rerate": "engine.billing.commands",
     "keyring": "engine.storage.commands",
+    "rls": "engine.storage.commands",
     "migrate": "engine.storage.commands",
     "payments": "engine.payments.commands",
     "mail": "engine.mail.commands",

@@ -1,4 +1,4 @@
-"""`gatewayz keys`, `audit`, `ledger`, `keyring` and `migrate`: they work while the gateway runs, while it is
+"""`gatewayz keys`, `audit`, `ledger`, `keyring`, `rls` and `migrate`: they work while the gateway runs, while it is
 stopped, and two at once.
 """
 
@@ -12,6 +12,7 @@ from engine.storage.ledger_commands import add_ledger_commands
 from engine.storage.migrations import migrate
 from engine.storage.postgres import Connection
 from engine.storage.ring_commands import add_ring_commands
+from engine.storage.rls_commands import add_rls_commands
 
 
 def register(subparsers: Subparsers) -> None:
@@ -20,6 +21,7 @@ def register(subparsers: Subparsers) -> None:
     add_audit_commands(subparsers)
     add_ledger_commands(subparsers)
     add_ring_commands(subparsers)
+    add_rls_commands(subparsers)
     finish_parser(
         subparsers.add_parser("migrate", help="bring the database to this version"), migrate_database
     )

@@ -13,7 +13,8 @@ import psycopg
 
 from engine.storage.interfaces import StorageRefused
 
-_LOCK_NUMBER = 0x67770001
+LOCK_NUMBER = 0x67770001
+"""Whoever holds it is the only one who changes the schema."""
 _PACKAGE = Path(__file__).resolve().parent.parent
 _HISTORY = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
@@ -56,7 +57,7 @@ async def migrate(
     """Apply what is missing; the names of the files applied now."""
     files = list_migrations() if files is None else files
     async with connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK_NUMBER,))
+        await connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK_NUMBER,))
         await connection.execute(_HISTORY)
         rows = await (await connection.execute("SELECT name, checksum FROM schema_migrations")).fetchall()
         applied = dict(rows)
