@@ -15,6 +15,7 @@ from typing import Any
 
 from engine.billing.books import Books, Record
 from engine.billing.cashbox import Cashbox
+from engine.billing.receipts import ReceiptSigner
 from engine.call import Call
 from engine.config.networks import Networks
 from engine.config.reload import Runtime
@@ -43,6 +44,7 @@ from engine.http.payments import PaymentRoutes, without_payments
 from engine.http.ports import App as Asgi
 from engine.http.ports import split_ports
 from engine.http.provider_keys import ProviderKeyRoutes
+from engine.http.receipts import ReceiptRoutes
 from engine.http.roles import RoleRoutes
 from engine.http.routes import Routes
 from engine.http.statements import StatementRoutes
@@ -105,7 +107,7 @@ class WorkerApp:
         self.metrics = Metrics()
         self._database = Database(settings.database_url or "")
         ring = load_keyring(settings.home, settings.keyring, embedded=embedded)
-        self._ring = ring
+        self._ring, self._receipts = ring, ReceiptSigner(ring)
         self._desk = KeyDesk(self._database, ring)
         self._chores = Chores(self._database)
         self._caps = Caps(UsageRecords(self._database), self._clock)
@@ -166,6 +168,7 @@ class WorkerApp:
             conversations=Conversations(self._answers),
             private_state=PrivateState(self._vault),
             guests=self._sharing.guests,
+            sign_receipt=self._receipts.sign_call,
         )
         self._watch_gauges()
         self.asgi = self._build_routes(rooms, identity, control)
@@ -293,9 +296,9 @@ class WorkerApp:
         routes.declare(*limits.list(), *AllowlistRoutes(self._database, self._ring).list())
         routes.declare(*ProviderKeyRoutes(self._database, self._ring, self._read_snapshot).list())
         routes.declare(*list_payment_routes(self._payments, self._runtime.snapshot.settings.billing.stripe))
-        routes.declare(
-            *StatementRoutes(self._database, self._read_snapshot, self._cashbox.flusher.flush).list()
-        )
+        flush = self._cashbox.flusher.flush
+        routes.declare(*ReceiptRoutes(self._receipts, self._database, flush).list())
+        routes.declare(*StatementRoutes(self._database, self._read_snapshot, flush).list())
         routes.declare(*ApiDescription(lambda: routes.declared, self._read_snapshot).list())
         routes.declare(*self._login.list_routes(identity))
         routes.declare(*self._commerce.list_routes())

@@ -194,6 +194,7 @@ class Call:
     targets: "tuple[Target, ...]" = ()
     """Who may answer it."""
     max_cost: Decimal | None = None
+    wants_receipt: bool = False
     """The most that its caller wants to spend on it."""
     hold: "CreditHold | None" = None
     rescued_by: list[str] = field(default_factory=list)

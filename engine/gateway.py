@@ -85,6 +85,7 @@ class Rooms:
     conversations: Conversations
     private_state: PrivateState
     guests: Guests
+    sign_receipt: Callable[[Call], bytes]
 
 
 async def carry(call: Call, headers: Headers, rooms: Rooms, reply: ClientReply) -> None:
@@ -117,7 +118,7 @@ async def carry(call: Call, headers: Headers, rooms: Rooms, reply: ClientReply) 
                 rooms.private_state.keep(call, attempts.reader)
             call.http_status = call.http_status or 200
             rooms.books.settle(call, "aborted" if call.client_gone else "ok", answer)
-            await reply.finish(answer.tail, call.cost_text)
+            await finish(call, rooms, reply, answer.tail)
             if call.door.format.stored is not None:
                 rooms.conversations.keep(call, answer.tail)
     except GatewayError as error:
@@ -142,6 +143,13 @@ def needs_estimate(call: Call, plan: Plan) -> bool:
     if len(plan.targets) > 1 and plan.model.strategy == "cheapest":
         return True
     return limits_tokens(call, plan.policy) or call.door.format.tells_estimate
+
+
+async def finish(call: Call, rooms: Rooms, reply: ClientReply, tail: bytes) -> None:
+    """The end of a settled answer; a plain one with its receipt, if its caller wants one."""
+    if call.wants_receipt and not call.stream:
+        reply.add_headers([(b"x-receipt", rooms.sign_receipt(call))])
+    await reply.finish(tail, call.cost_text)
 
 
 async def end_in_error(

@@ -201,6 +201,7 @@ def read_call_headers(call: Call, headers: Headers, scope: Scope) -> Headers:
     max_cost = fields.get(b"x-max-cost-usd")
     if max_cost is not None:
         call.max_cost = read_max_cost(max_cost.decode("latin-1"))
+    call.wants_receipt = fields.get(b"x-receipt") == b"1"
     if side.passes_headers:
         call.passed_headers = tuple(
             (name.decode(), value.decode("latin-1")) for name, value in headers if name in side.passes_headers

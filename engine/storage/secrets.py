@@ -57,6 +57,8 @@ class RingEntry:
     seal: bytes = field(repr=False)
     sessions: bytes = field(repr=False)
     """Signs session tokens."""
+    receipts: bytes = field(repr=False)
+    """The seed of the key that signs receipts."""
 
 
 class KeyRing:
@@ -166,6 +168,7 @@ def _derive_entry(master: bytes) -> RingEntry:
         keys=KeyedHash(_derive(master, b"gatewayz api keys", 32)),
         seal=_derive(master, b"gatewayz seals", 32),
         sessions=_derive(master, b"gatewayz sessions", 32),
+        receipts=_derive(master, b"gatewayz receipts", 32),
     )
 
 
