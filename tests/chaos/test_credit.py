@@ -1,0 +1,252 @@
+"""Money under load: parallel callers, workers that are killed, a database that goes away. Each answer is paid once."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from cryptography.fernet import Fernet
+
+from tests.chaos.test_database_away import External
+from tests.chaos.traffic import run_keys
+from tests.harness import Gateway, Simulator, clean_environment, running, write_files
+
+OUTPUT = 20
+PRICE = Decimal("0.0005")
+"""Of one token that is written; the prompt costs nothing, so that the true cost is known."""
+COST = OUTPUT * PRICE
+HOLD = 5 * COST
+
+
+def write_config(folder: Path, simulator: Simulator) -> None:
+    write_files(
+        folder,
+        {
+            "gateway.yaml": "limits: {without_redis: divide}\nsimulator: {enabled: false}\n"
+            "telemetry: {log_calls: false}\n",
+            "providers.d/near.yaml": f"provider: near\nformat: openai-chat\nbase_url: {simulator.url}/v1\n"
+            "allow_private: true\nauth: {bearer: key-near}\n",
+            "models.d/m.yaml": "models:\n  priced:\n    price: {input: '0', output: '500'}\n"
+            f"    targets: [{{provider: near, model: sim/tokens@{OUTPUT}+chunk-ms@5}}]\n",
+        },
+    )
+
+
+class House:
+    """One database, one simulator, any number of gateways on them."""
+
+    def __init__(self, folder: Path, gateways: int, workers: int) -> None:
+        self.external = External(folder / "elsewhere")
+        self.environ = {
+            "DATABASE_URL": self.external.url,
+            "GATEWAYZ_KEYRING": Fernet.generate_key().decode(),
+        }
+        self.simulator = Simulator(folder)
+        self.gateways = []
+        for number in range(gateways):
+            write_config(folder / f"g{number}", self.simulator)
+            self.gateways.append(Gateway(folder / f"g{number}", workers=workers, **self.environ))
+
+    def make_key(self, credit: str) -> str:
+        made = run_keys(
+            self.gateways[0], "create", "--name", "k", "--user", "a@b.c", "--credit", credit, **self.environ
+        )
+        return str(made["key"])
+
+    def query(self, text: str) -> Any:
+        with psycopg.connect(self.external.url) as connection:
+            row = connection.execute(text).fetchone()
+        assert row is not None
+        return row[0]
+
+    def read_spent(self) -> Decimal:
+        spent = self.query(
+            "SELECT coalesce(sum(balance_usd), 0) FROM ledger_accounts WHERE id = 'house:usage'"
+        )
+        return Decimal(spent)
+
+    def await_rest(self, within_s: float = 15.0) -> None:
+        """Until what was called is posted and nothing is leased to calls that run."""
+        before, until = Decimal(-1), time.monotonic() + within_s
+        while time.monotonic() < until:
+            spent = self.read_spent()
+            if spent == before and not self.query("SELECT count(*) FROM open_holds"):
+                return
+            before = spent
+            time.sleep(1)
+        raise AssertionError("the ledger does not come to rest")
+
+    def verify(self) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "engine.cli", "ledger", "verify"],
+            env=clean_environment(**self.environ, GATEWAYZ_HOME=str(self.gateways[0].folder / "cli")),
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@contextmanager
+def open_house(folder: Path, gateways: int, workers: int) -> Iterator[House]:
+    house = House(folder, gateways, workers)
+    try:
+        with running(house.simulator, *house.gateways):
+            yield house
+    finally:
+        asyncio.run(house.external.server.stop())
+
+
+class Callers:
+    """Callers in this process: each answer by its status, and the ids of the whole ones."""
+
+    def __init__(self, house: House, key: str) -> None:
+        self.urls = [gateway.url for gateway in house.gateways]
+        self.headers = {"authorization": f"Bearer {key}"}
+        self.statuses: Counter[str] = Counter()
+        self.delivered: list[str] = []
+
+    async def ask(self, client: httpx.AsyncClient) -> str:
+        """One call; what came of it: a status, with its code when it is no good, or `broke`."""
+        body = {
+            "model": "priced",
+            "max_tokens": 5 * OUTPUT,
+            "stream": True,
+            "messages": [{"role": "user", "content": "tell"}],
+        }
+        try:
+            answer = await client.post(
+                f"{random.choice(self.urls)}/v1/chat/completions", json=body, headers=self.headers
+            )
+        except httpx.HTTPError:
+            outcome = "broke"
+        else:
+            outcome = str(answer.status_code)
+            if answer.status_code == 200:
+                if answer.text.rstrip().endswith("data: [DONE]"):
+                    self.delivered.append(answer.headers["x-request-id"])
+                else:
+                    outcome = "cut"
+            else:
+                outcome += f" {answer.json()['error']['code']}"
+        self.statuses[outcome] += 1
+        return outcome
+
+    async def run(self, callers: int, goes_on: Any, connections: int = 200) -> None:
+        """So many callers at once, each until `goes_on` says no to what it heard."""
+        limits = httpx.Limits(max_connections=connections)
+        async with httpx.AsyncClient(limits=limits, timeout=60) as client:
+
+            async def loop() -> None:
+                while goes_on(await self.ask(client)):
+                    await asyncio.sleep(random.uniform(0.05, 0.4))
+
+            await asyncio.gather(*(loop() for _ in range(callers)))
+
+
+@pytest.mark.timeout(240)
+def test_a_thousand_callers_on_eight_workers_spend_a_dollar_and_not_more(tmp_path: Path) -> None:
+    with open_house(tmp_path, gateways=2, workers=4) as house:
+        callers = Callers(house, house.make_key("1"))
+        asked = iter(range(1000))  # a thousand that come; each repeats on 429 and stops on 402
+
+        def goes_on(outcome: str) -> bool:
+            return outcome.startswith("429") or (outcome == "200" and next(asked, None) is not None)
+
+        asyncio.run(callers.run(200, goes_on))
+        house.await_rest()
+        spent = house.read_spent()
+        assert set(callers.statuses) <= {"200", "429 credit_in_use", "402 insufficient_credits"}
+        assert spent == len(callers.delivered) * COST
+        assert Decimal("0.95") <= spent <= 1, (spent, callers.statuses)
+        # Whoever was refused for good was refused when not even one hold was left.
+        assert callers.statuses["402 insufficient_credits"] and 1 - spent < HOLD
+        assert len(house.simulator.list_calls()) == len(callers.delivered)
+        house.verify()
+
+
+@pytest.mark.parametrize("kills", [8, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+@pytest.mark.timeout(180)
+def test_killed_workers_charge_every_delivered_answer_once_and_hold_nothing(
+    tmp_path: Path, kills: int
+) -> None:
+    with open_house(tmp_path, gateways=1, workers=2) as house:
+        callers, ends = Callers(house, house.make_key("1000")), [False]
+
+        async def kill_often() -> None:
+            for _ in range(kills):
+                await asyncio.sleep(random.uniform(0.3, 1.2))
+                pids = read_workers(house.gateways[0])
+                if pids:
+                    os.kill(random.choice(pids), signal.SIGKILL)
+            await asyncio.sleep(1)
+            ends[0] = True
+
+        async def both() -> None:
+            await asyncio.gather(callers.run(16, lambda outcome: not ends[0]), kill_often())
+
+        asyncio.run(both())
+        house.await_rest(30)
+        with psycopg.connect(house.external.url) as connection:
+            refs = [ref for (ref,) in connection.execute("SELECT ref FROM ledger_movements").fetchall()]
+            ids = dict(
+                connection.execute("SELECT request_id, id FROM call_records WHERE status = 'ok'").fetchall()
+            )
+        charged = Counter(refs)
+        assert len(callers.delivered) > 20, callers.statuses
+        assert all(charged[f"call:{ids[request_id]}"] == 1 for request_id in callers.delivered)
+        assert max(charged.values()) == 1
+        alive = f"SELECT count(*) FROM lease_workers WHERE renewed_at < now() - interval '{20} s'"
+        assert house.query(alive) == 0
+        house.verify()
+
+
+def read_workers(gateway: Gateway) -> list[int]:
+    try:
+        with gateway.client() as client:
+            state = client.get("/admin/config", timeout=5).json()
+    except httpx.HTTPError:
+        return []
+    return [worker["pid"] for worker in state["workers"]]
+
+
+@pytest.mark.parametrize(
+    "seconds", [5.0, pytest.param(60.0, marks=[pytest.mark.slow, pytest.mark.timeout(300)])]
+)
+@pytest.mark.timeout(120)
+def test_while_the_database_is_away_the_lease_is_spent_and_afterwards_the_books_are_exact(
+    tmp_path: Path, seconds: float
+) -> None:
+    with open_house(tmp_path, gateways=1, workers=1) as house:
+        callers, ends = Callers(house, house.make_key("1000")), [False]
+
+        async def go_away() -> None:
+            await asyncio.sleep(2)
+            await asyncio.to_thread(house.external.stop)
+            await asyncio.sleep(seconds)
+            await asyncio.to_thread(house.external.start)
+            await asyncio.sleep(3)
+            ends[0] = True
+
+        async def both() -> None:
+            await asyncio.gather(callers.run(8, lambda outcome: not ends[0]), go_away())
+
+        asyncio.run(both())
+        house.await_rest(30)
+        told = json.dumps(callers.statuses)
+        assert not any(outcome[:3] in ("401", "402", "500") for outcome in callers.statuses), told
+        assert callers.statuses["200"] > 20, told
+        assert house.read_spent() == len(house.simulator.list_calls()) * COST == len(callers.delivered) * COST
+        house.verify()
