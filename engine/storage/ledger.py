@@ -115,9 +115,9 @@ async def take_back(  # noqa: PLR0913 - what a movement is, by name
     held = await _lock(connection, [account, target, WRITTEN_OFF])
     balance, grace = held[account]
     taken = min(amount_usd, max(balance + grace, NOTHING))
-    await _book(
-        connection, movement_id, {account: -taken, target: amount_usd, WRITTEN_OFF: taken - amount_usd}
-    )
+    amounts = {account: -taken, target: amount_usd}
+    amounts[WRITTEN_OFF] = amounts.get(WRITTEN_OFF, NOTHING) + taken - amount_usd
+    await _book(connection, movement_id, amounts)
     return await read_balance(connection, payer), taken
 
 
