@@ -68,7 +68,7 @@ def test_every_shape_of_the_contract_loads_verbatim(folder: Folder) -> None:
     assert gpt is snapshot.models["gpt-4o-mini"]
     assert [target.name for target in gpt.targets] == ["openai/gpt-4o-mini", "openrouter/openai/gpt-4o-mini"]
     assert gpt.policy.name == "standard"
-    assert snapshot.warnings == ("policies.d/standard.yaml:10:1 budgets: is not enforced in this version",)
+    assert snapshot.warnings == ()
 
 
 def test_the_shipped_default_policy_has_the_contracts_numbers_but_no_limits(
@@ -77,7 +77,7 @@ def test_the_shipped_default_policy_has_the_contracts_numbers_but_no_limits(
     snapshot = folder.load({"policies.d/a.yaml": CONTRACT_POLICY, "policies.d/b.yaml": "policy: bare"})
     default, standard, bare = (snapshot.policies[name] for name in ("default", "standard", "bare"))
     for field in type(default).__dataclass_fields__:
-        if field not in ("name", "limits", "limits_tokens"):
+        if field not in ("name", "limits", "limits_tokens", "budgets"):
             assert getattr(default, field) == getattr(standard, field) == getattr(bare, field), field
     assert default.limits == bare.limits == {}
     assert standard.limits["key"].requests == {60: 250, 3600: 1000, 86400: 10000}

@@ -304,7 +304,9 @@ def test_several_workers_without_redis_need_a_word_about_limits(start, folder):
     file = folder / "gateway.yaml"
     file.write_text(file.read_text().replace("limits: {without_redis: divide}\n", ""))
     (folder / "policies.d").mkdir()
-    (folder / "policies.d" / "tight.yaml").write_text("policy: tight\nlimits: {key: {concurrency: 5}}\n")
+    (folder / "policies.d" / "tight.yaml").write_text(
+        "policy: default\nextends: default\nlimits: {key: {concurrency: 5}}\n"
+    )
     gateway = start("--workers", "2")
     assert gateway.await_exit() == 1
     assert "without_redis" in gateway.text
