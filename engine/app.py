@@ -52,6 +52,7 @@ from engine.http.subscriptions import SubscriptionRoutes
 from engine.http.team_keys import TeamKeyRoutes
 from engine.http.teams import TeamRoutes
 from engine.http.till import Till
+from engine.http.users import UserRoutes
 from engine.mail.sender import MailSender
 from engine.payments.room import Hooks, Payments, build_payments, list_payment_chores, read_books
 from engine.policies.admission import Admission, Stage
@@ -286,6 +287,7 @@ class WorkerApp:
         routes.declare(*TeamRoutes(self._database, self._ring, self._read_snapshot).list())
         routes.declare(*TeamKeyRoutes(self._desk, self._database, self._read_snapshot).list())
         routes.declare(*RoleRoutes(self._database, self._ring, self._read_snapshot).list())
+        routes.declare(*UserRoutes(self._database, self._ring, self._read_snapshot).list())
         limits = LimitRoutes(
             self._database,
             self._ring,
