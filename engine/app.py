@@ -75,6 +75,7 @@ from engine.storage.gifts import Gifts
 from engine.storage.key_desk import KeyDesk
 from engine.storage.key_usage import UsageRecords
 from engine.storage.keys import KeyStore
+from engine.storage.leaving import Leaving
 from engine.storage.postgres import Connection, Database, cancel_tasks
 from engine.storage.private_state import PrivateState
 from engine.storage.redis import Redis
@@ -148,7 +149,10 @@ class WorkerApp:
             KeySets(self._upstreams, self._clock),
             attempts,
             self._read_snapshot,
-            Neighbours(made=[Gifts(ring, self._read_snapshot)]),
+            Neighbours(
+                made=[Gifts(ring, self._read_snapshot)],
+                erased=[Leaving(lambda: self._runtime.snapshot.roles)],
+            ),
         )
         self._commerce = Commerce(Till(self._database, ring, self._read_snapshot, attempts), self._chores)
         identity = Identity(

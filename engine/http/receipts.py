@@ -30,7 +30,10 @@ class ReceiptRoutes:
 
     async def show(self, ask: Ask) -> Answer:
         """By the call's id or the request id that its caller gave; of the last one where several have it."""
-        filters = {"request_id": ask.names["call_id"], "user_id": ask.caller.user_id}
+        caller = ask.caller
+        # Several people know a team's key: it shows its own calls, not those of who made it.
+        whose = {"key_id": caller.key_id} if caller.team_id else {"user_id": caller.user_id}
+        filters = {"request_id": ask.names["call_id"], **whose}
 
         async def select(connection: Connection) -> Any:
             return (await list_calls(connection, limit=1, filters=filters)).records

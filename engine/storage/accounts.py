@@ -145,13 +145,15 @@ async def change_account(connection: Connection, user_id: str, changes: Mapping[
     )
 
 
-async def revoke_keys_of(connection: Connection, user_id: str, n: int) -> list[str]:
-    """Revoke all keys of a user, those of teams that the user made as well; the ids of those revoked now."""
+async def revoke_keys_of(
+    connection: Connection, user_id: str, n: int, *, of_teams_too: bool = False
+) -> list[str]:
+    """Revoke all keys of a user, if told so those that he made for teams; the ids of those revoked now."""
     rows = await (
         await connection.execute(
             "UPDATE api_keys SET revoked_at = now(), updated_at = now(), changed_n = %s"
-            " WHERE user_id = %s AND revoked_at IS NULL RETURNING id",
-            (n, user_id),
+            " WHERE user_id = %s AND (team_id IS NULL OR %s) AND revoked_at IS NULL RETURNING id",
+            (n, user_id, of_teams_too),
         )
     ).fetchall()
     return [key_id for (key_id,) in rows]
@@ -190,8 +192,10 @@ async def owns_shared_team(connection: Connection, user_id: str) -> bool:
 
 
 _ERASE: tuple[LiteralString, ...] = (
-    "DELETE FROM stored_answers WHERE key_id IN (SELECT id FROM api_keys WHERE user_id = %s)",
-    "DELETE FROM provider_state WHERE key_id IN (SELECT id FROM api_keys WHERE user_id = %s)",
+    "DELETE FROM stored_answers WHERE key_id IN"
+    " (SELECT id FROM api_keys WHERE user_id = %s AND team_id IS NULL)",
+    "DELETE FROM provider_state WHERE key_id IN"
+    " (SELECT id FROM api_keys WHERE user_id = %s AND team_id IS NULL)",
     "DELETE FROM user_provider_keys WHERE user_id = %s",
     "DELETE FROM identities WHERE user_id = %s",
     "DELETE FROM sessions WHERE user_id = %s",

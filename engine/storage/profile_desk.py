@@ -182,7 +182,7 @@ class ProfileDesk:
 
     async def _shut_out(self, connection: Connection, user_id: str, by: Actor, n: int) -> None:
         await unlink_all(connection, user_id)
-        for key_id in await revoke_keys_of(connection, user_id, n):
+        for key_id in await revoke_keys_of(connection, user_id, n, of_teams_too=True):
             event = Event("key.revoke", key_id, user_id, after={"reason": "address proven by somebody else"})
             await write_event(connection, self._ring, by, event)
 

@@ -69,8 +69,7 @@ async def find_address(connection: Connection, user_id: str) -> str:
 
 _MINE = (
     "FROM team_invitations i JOIN teams t ON t.id = i.team_id AND t.active"
-    " JOIN users u ON lower(u.email) = lower(i.email) AND u.active"
-    " AND coalesce((to_jsonb(u) ->> 'email_verified')::boolean, true)"
+    " JOIN users u ON lower(u.email) = lower(i.email) AND u.active AND u.email_verified"
     " WHERE u.id = %(user_id)s AND i.expires_at > now()"
 )
 

@@ -16,6 +16,22 @@ SCOPES = frozenset({"inference", "catalog", "read", "admin"})
 OPEN_TO_DEVELOPERS = {"GET /admin/users/growth", "GET /admin/users/count"}
 """Below /admin, the only routes that somebody who is no administrator may use: they tell numbers."""
 OWN_ACCOUNT = ("/user/", "/teams")
+OF_USERS = (
+    *OWN_ACCOUNT,
+    "/v1/receipts/",
+    "/api/stripe/",
+    "/trial/",
+    "/partner-trials/",
+    "/coupons/",
+    "/referral/",
+)
+"""What else users use; of these, the ones below are for administrators."""
+NOT_OF_USERS = {
+    "POST /api/stripe/refund",
+    "GET /partner-trials/config/{code}",
+    "GET /partner-trials/analytics/{code}",
+    "POST /partner-trials/expire/{user_id}",
+}
 
 
 class Keys:
@@ -80,6 +96,8 @@ async def test_a_user_is_let_in_to_all_of_the_own_account(worker: WorkerApp, rou
     own = {name(route) for route in routes if route.path.startswith(OWN_ACCOUNT)}
     opened = await list_open(worker, routes, "user")
     assert len(own) > 8 and own <= opened
+    meant = {name(route) for route in routes if route.path.startswith(OF_USERS)}
+    assert opened == meant - NOT_OF_USERS
     assert opened <= await list_open(worker, routes, "developer")
 
 

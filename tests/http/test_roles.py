@@ -148,6 +148,21 @@ def test_a_key_may_be_given_a_declared_role_up_to_its_owners(
         )
 
 
+def test_the_last_administrator_cannot_erase_the_own_account(
+    gateways: tuple[Gateway, Gateway], server_url: str
+) -> None:
+    last = make_user(server_url, "last", "admin")
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute("UPDATE users SET role = 'user' WHERE role = 'admin' AND id <> %s", (last,))
+    key = make_key(gateways[0], last, role="admin", scope_permissions=ALL)["api_key"]
+    erase = {"confirmation": "DELETE_ACCOUNT"}
+    with connect(gateways[0], key) as chief:
+        refused = chief.request("DELETE", "/user/account", json=erase)
+        assert refused.json()["error"]["code"] == "last_administrator"
+        make_user(server_url, "heir", "admin")
+        assert chief.request("DELETE", "/user/account", json=erase).status_code == 200
+
+
 @pytest.mark.parametrize(
     "body",
     [{}, {"user_id": "u"}, {"user_id": "u", "new_role": "a b"}, {"user_id": "u\0", "new_role": "user"},

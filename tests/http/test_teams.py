@@ -40,10 +40,9 @@ def people(gateways: tuple[Gateway, Gateway], server_url: str) -> Iterator[dict[
     for name in ("olga", "ada", "max", "eve"):
         user_id, email = f"user_team_{name}", f"{name}@teams.example"
         with psycopg.connect(server_url, autocommit=True) as connection:
-            connection.execute("INSERT INTO users (id, email) VALUES (%s, %s)", (user_id, email))
-            columns = "SELECT 1 FROM information_schema.columns WHERE column_name = 'email_verified'"
-            if connection.execute(columns).fetchone():
-                connection.execute("UPDATE users SET email_verified = true WHERE id = %s", (user_id,))
+            connection.execute(
+                "INSERT INTO users (id, email, email_verified) VALUES (%s, %s, true)", (user_id, email)
+            )
         key = make_key(gateways[0], user_id, scope_permissions=ALL)["api_key"]
         found[name] = Person(user_id, email, connect(gateways[0], key))
     yield found
@@ -182,6 +181,22 @@ def test_a_teams_key_opens_nobodys_account(
     )
 
 
+def test_a_teams_key_shows_receipts_of_its_own_calls_only(
+    gateways: tuple[Gateway, Gateway], people: dict[str, Person], server_url: str
+) -> None:
+    made = make_team_key(people["max"], make_team(people))
+    ids = {f"call_{made['id']}": made["id"], f"call_own_{made['id']}": "key_of_max"}
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        for call_id, key_id in ids.items():
+            connection.execute(
+                "INSERT INTO call_records (id, request_id, started_at, key_id, user_id, status, cost_usd)"
+                " VALUES (%s, %s, now(), %s, %s, 'ok', 1)",
+                (call_id, call_id, key_id, people["max"].user_id),
+            )
+    with connect(gateways[0], made["api_key"]) as caller:
+        assert [caller.get(f"/v1/receipts/{call_id}").status_code for call_id in ids] == [200, 404]
+
+
 def test_scopes_that_are_written_past_the_routes_open_nothing(
     gateways: tuple[Gateway, Gateway], people: dict[str, Person], server_url: str
 ) -> None:
@@ -247,6 +262,41 @@ def test_administrators_see_and_change_every_team(people: dict[str, Person], adm
     assert admin.patch("/admin/teams/team_none", json={"active": True}).status_code == 404
     page = admin.get("/admin/teams", params={"limit": 1, "active": True}).json()
     assert len(page["teams"]) == 1 and page["has_more"]
+
+
+def test_who_has_not_proved_an_address_is_not_asked_to_join(
+    gateways: tuple[Gateway, Gateway], people: dict[str, Person], server_url: str
+) -> None:
+    team_id = make_team(people)
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute("INSERT INTO users (id, email) VALUES ('user_sly', 'sly@teams.example')")
+    people["olga"].client.post(f"/teams/{team_id}/members", json={"email": "sly@teams.example"})
+    key = make_key(gateways[0], "user_sly", scope_permissions=ALL)["api_key"]
+    with connect(gateways[0], key) as sly:
+        assert sly.get("/teams/invitations").json()["invitations"] == []
+        assert sly.post(f"/teams/invitations/{team_id}").status_code == 404
+
+
+def test_an_erased_account_leaves_its_teams_the_keys_and_ends_those_with_nobody(
+    gateways: tuple[Gateway, Gateway], people: dict[str, Person], server_url: str
+) -> None:
+    team_id = make_team(people)
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO users (id, email, email_verified) VALUES ('user_going', 'going@teams.example', true)"
+        )
+    people["olga"].client.post(f"/teams/{team_id}/members", json={"email": "going@teams.example"})
+    own = make_key(gateways[0], "user_going", scope_permissions=ALL)["api_key"]
+    with connect(gateways[0], own) as going:
+        assert going.post(f"/teams/invitations/{team_id}").status_code == 200
+        shared = going.post(f"/teams/{team_id}/api-keys", json={"key_name": "k"}).json()["api_key"]
+        alone = going.post("/teams", json={"name": "alone"}).json()["team"]["team_id"]
+        lonely = going.post(f"/teams/{alone}/api-keys", json={"key_name": "k"}).json()["api_key"]
+        erased = going.request("DELETE", "/user/account", json={"confirmation": "DELETE_ACCOUNT"})
+        assert erased.status_code == 200, erased.text
+    for key in (own, lonely):
+        wait_for(lambda key=key: is_refused(gateways[1], key))
+    assert not is_refused(gateways[1], shared)
 
 
 BAD: list[tuple[str, dict[str, Any]]] = [
