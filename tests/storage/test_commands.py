@@ -156,3 +156,17 @@ def test_a_rule_that_is_none_is_refused_before_anything_happens(
 ):
     code, out, err = run(home, "keys", "create", "--name", "x", f"{option}={value}")
     assert (code, out) == (2, "") and told in err and "Traceback" not in err
+
+
+def test_a_key_may_have_any_role_that_a_file_declares(ready_home: Path, tmp_path: Path) -> None:
+    (tmp_path / "gateway.yaml").write_text("database: embedded\nredis: none\n")
+    (tmp_path / "policies.d").mkdir()
+    (tmp_path / "policies.d/auditor.yaml").write_text("role: auditor\npermissions: {audit_logs: read}\n")
+    where = {"GATEWAYZ_CONFIG": str(tmp_path / "gateway.yaml")}
+    for role in ("developer", "auditor"):
+        created = run(
+            ready_home, "keys", "create", "--name", "k", "--role", role, "--format", "json", **where
+        )
+        assert json.loads(created[1])["role"] == role, created[2]
+    code, out, err = run(ready_home, "keys", "create", "--name", "k", "--role", "ghost", **where)
+    assert (code, out) == (2, "") and "no file declares the role ghost" in err and "auditor" in err
