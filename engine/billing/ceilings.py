@@ -5,7 +5,7 @@ on says it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -26,6 +26,8 @@ _BYTES_PER_TOKEN = 3
 _MARGIN = Decimal("1.25")
 _SPARE_TOKENS = 32
 _COUNTS = (("n",), ("best_of",), ("generationConfig", "candidateCount"))
+_ASSUMED_UNITS = {"seconds": Decimal(60)}
+"""Of what is counted only by the answer, such as the length of a recording: something is held, and more may be due."""
 _PLAIN = Possible(cache_writes=False, media=False)
 _NO_USAGE = Usage()
 
@@ -145,7 +147,13 @@ def find_ceiling(call: Call, targets: Sequence[Target], policy: Policy, estimate
         (find_tariff(call.snapshot, call.model, target, call.started_at), read_length(call, target, policy))
         for target in targets
     ]
-    return Ceiling(tuple(rates), bound_input_tokens(call, estimate), find_possible(call))
+    possible = find_possible(call)
+    if call.operation not in WRITING:
+        unsaid = {unit for tariff, _ in rates for unit in tariff.price.units} - possible.units.keys()
+        if unsaid:
+            assumed = {unit: _ASSUMED_UNITS.get(unit, Decimal(1)) for unit in unsaid}
+            possible = replace(possible, units={**possible.units, **assumed})
+    return Ceiling(tuple(rates), bound_input_tokens(call, estimate), possible)
 
 
 def find_possible(call: Call) -> Possible:

@@ -84,7 +84,9 @@ class HoldStage:
         targets = [target for target in call.targets if not is_own(call, target)]
         ceiling = find_ceiling(call, targets, policy, estimate)
         amount = ceiling.at()
-        if amount > 0:
+        if amount <= 0:
+            hold.counted += [purse.terms.id for purse in hard if purse.terms.limit_usd is not None]
+        else:
             amount = await self._fit(call, policy, ceiling, hard, headers)
             await self._take(call, policy, hold, hard, amount)
         if policy.billing.lost_call == "charge_hold" and not caller.unlimited and amount > 0:
@@ -119,10 +121,7 @@ class HoldStage:
     ) -> Decimal:
         """The ceiling, brought down to what an answer of unstated length may cost."""
         rule, amount = policy.billing, ceiling.at()
-        for purse in purses:
-            if purse.free_elsewhere is None:
-                await self._look(purse, policy)
-        bound = min((purse.free / _SHARE for purse in purses), default=None)
+        bound = await self._find_bound(purses, policy, amount)
         may_lower = call.operation in WRITING and (not ceiling.stated or rule.lower_max_tokens)
         may_lower = may_lower and call.upload is None and bool(call.door.format.client.output_places)
         most = ceiling.longest if may_lower and not ceiling.kept else None
@@ -142,6 +141,15 @@ class HoldStage:
         limit_output(call, most)
         headers.append((MAX_TOKENS_SET, b"%d" % most))
         return ceiling.at(most)
+
+    async def _find_bound(self, purses: Sequence[Purse], policy: Policy, amount: Decimal) -> Decimal | None:
+        """The part of what is free that an answer of unstated length may cost. Old news are good enough for a yes."""
+        bounds = []
+        for purse in purses:
+            if purse.free_elsewhere is None or (purse.free < amount * _SHARE and self._desk.is_stale(purse)):
+                await self._look(purse, policy)
+            bounds.append(purse.free / _SHARE)
+        return min(bounds, default=None)
 
     async def _look(self, purse: Purse, policy: Policy) -> None:
         try:

@@ -170,7 +170,7 @@ class PurseDesk:
         purse = self.purses.get(terms.id)
         if purse is None:
             purse = self.purses[terms.id] = Purse(terms, self.worker, self._clock())
-        elif purse.terms != terms:
+        elif purse.terms is not terms and purse.terms != terms:
             purse.terms = terms
             purse.free_elsewhere = None
         return purse
@@ -182,6 +182,10 @@ class PurseDesk:
             "leased": float(sum((purse.room for purse in purses), NOTHING)),
             "held": float(sum((purse.held for purse in purses), NOTHING)),
         }
+
+    def is_stale(self, purse: Purse) -> bool:
+        """What is free may be something else by now: somebody paid in, others spent."""
+        return purse.free_elsewhere is None or self._clock() - purse.seen_at > _FRESH_S
 
     async def look(self, purse: Purse) -> None:
         """Ask the database what is free. Raises DependencyAway."""
@@ -286,7 +290,7 @@ class PurseDesk:
         None: somebody else has looked meanwhile.
         """
         async with purse.moving:
-            if need <= 0 and purse.free_elsewhere is not None:
+            if need <= 0 and not self.is_stale(purse):
                 return None
             if not self._registered:
                 await self._register()
@@ -300,8 +304,7 @@ class PurseDesk:
                     purse.unsure = (turn, NOTHING)
                 raise
             if taken is None:
-                self._begin_anew()
-                raise DependencyAway("The lease of this worker was closed.", retry_after_s=1)
+                raise self._find_closed(purse)
             purse.room += taken.taken_usd
             purse.free_elsewhere, purse.seen_at = taken.free_usd, self._clock()
             return taken
@@ -311,8 +314,7 @@ class PurseDesk:
         turn, given_back = purse.unsure
         seen = await self._bank.take(purse.terms, purse.worker, 0, NOTHING, NOTHING)
         if seen is None:
-            self._begin_anew()
-            raise DependencyAway("The lease of this worker was closed.", retry_after_s=1)
+            raise self._find_closed(purse)
         if seen.last_turn == turn:
             purse.room += max(seen.last_change_usd, NOTHING)
         else:
@@ -331,6 +333,7 @@ class PurseDesk:
                 return
             turn = self._next_turn()
             purse.room -= amount
+            purse.free_elsewhere = (purse.free_elsewhere or NOTHING) + amount
             try:
                 await self._bank.give_back(purse.terms.id, purse.worker, turn, amount)
             except DependencyAway:
@@ -346,6 +349,12 @@ class PurseDesk:
             if not self._registered:
                 await self._bank.register(self.worker)
                 self._registered = True
+
+    def _find_closed(self, purse: Purse) -> DependencyAway:
+        """A purse of an older name may be found closed late, when a new name is in use long since."""
+        if purse.worker == self.worker:
+            self._begin_anew()
+        return DependencyAway("The lease of this worker was closed.", retry_after_s=1)
 
     def _begin_anew(self) -> None:
         """Our leases were closed: what running calls hold of them ends with them, new calls take new ones."""

@@ -112,6 +112,7 @@ async def take_back(  # noqa: PLR0913 - what a movement is, by name
     movement_id = await _begin(connection, Movement(ref, kind, payer, description, metadata, by))
     if movement_id is None:
         return None
+    await _recall(connection, payer)
     held = await _lock(connection, [account, target, WRITTEN_OFF])
     balance, grace = held[account]
     taken = min(amount_usd, max(balance + grace, NOTHING))
@@ -171,6 +172,7 @@ async def set_allowance(  # noqa: PLR0913 - what a movement is, by name
     movement_id = await _begin(connection, Movement(ref, kind, payer, description, metadata, by))
     if movement_id is None:
         return None
+    await _recall(connection, payer)
     held = await _lock(connection, [account, source, EXPIRED])
     left, _ = held[account]
     await _book(connection, movement_id, {account: amount_usd - left, source: -amount_usd, EXPIRED: left})
@@ -208,6 +210,14 @@ async def _make_prepaid(connection: Connection, payer: str) -> None:
         await connection.execute(
             f"UPDATE {table} SET prepaid = true, changed_n = %s WHERE id = %s", (n, name)
         )
+
+
+async def _recall(connection: Connection, payer: str) -> None:
+    """There is less than there was: workers hand back what no running call holds, and ask anew."""
+    await connection.execute(
+        "UPDATE leases SET recalled = true WHERE purse = %s AND amount_usd > 0 AND NOT recalled",
+        (f"credit:{payer}",),
+    )
 
 
 async def _move(connection: Connection, movement: Movement, amounts: Mapping[str, Decimal]) -> Balance | None:
