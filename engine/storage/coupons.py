@@ -16,6 +16,7 @@ from psycopg.rows import dict_row
 
 from engine.errors import GatewayError, NotFound
 from engine.storage.audit import Actor
+from engine.storage.gift_mails import tell_credit_added
 from engine.storage.ledger import grant, read_balance
 from engine.storage.postgres import Connection, count_change
 from engine.storage.trial_terms import lift_trial
@@ -63,11 +64,12 @@ async def redeem_coupon(connection: Connection, user_id: str, code: str, by: Act
     _check(coupon, user_id, datetime.now(UTC))
     before = await read_balance(connection, payer)
     value_usd = await _use(connection, coupon["id"], user_id)
+    ref = f"coupon:{coupon['id']}:{user_id}"
     after = await grant(
         connection,
         payer,
         value_usd,
-        ref=f"coupon:{coupon['id']}:{user_id}",
+        ref=ref,
         kind="coupon",
         source="house:coupons",
         description=f"coupon {coupon['code']}",
@@ -82,6 +84,8 @@ async def redeem_coupon(connection: Connection, user_id: str, code: str, by: Act
         " agent = %s WHERE coupon_id = %s AND user_id = %s",
         (value_usd, before.total_usd, after.total_usd, by.address, by.agent[:200], coupon["id"], user_id),
     )
+    reason = f"coupon {coupon['code']}"
+    await tell_credit_added(connection, user_id, value_usd, after, ref=ref, reason=reason)
     return Redeemed(coupon["code"], value_usd, before.total_usd, after.total_usd)
 
 

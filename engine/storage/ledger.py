@@ -42,6 +42,7 @@ _CHARGE: LiteralString = (
     "SELECT charge_payers(ARRAY[%(ref)s::text], 'rerate', ARRAY[%(payer)s::text], ARRAY[%(prepaid)s::boolean],"
     " ARRAY[%(cost)s::numeric], 0)"
 )
+_ONE_AFTER_THE_OTHER: LiteralString = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))"
 _BALANCES: LiteralString = "SELECT id, balance_usd FROM ledger_accounts WHERE id = ANY(%s)"
 
 
@@ -137,6 +138,7 @@ async def adjust(
     """
     _check(payer, abs(amount_usd), "credit")
     if amount_usd > 0:
+        await connection.execute(_ONE_AFTER_THE_OTHER, (ref,))
         used = await (
             await connection.execute("SELECT 1 FROM ledger_movements WHERE ref = %s", (ref,))
         ).fetchone()
@@ -166,6 +168,8 @@ async def set_allowance(  # noqa: PLR0913 - what a movement is, by name
 ) -> Balance | None:
     """Set a payer's allowance; what was left of the old one expires."""
     _check(payer, amount_usd, "allowance")
+    if not source.startswith("house:"):
+        raise ValueError(f"{source!r} is no account of the house")
     if amount_usd:
         await _make_prepaid(connection, payer)
     account = f"allowance:{payer}"
@@ -175,7 +179,9 @@ async def set_allowance(  # noqa: PLR0913 - what a movement is, by name
     await _recall(connection, payer)
     held = await _lock(connection, [account, source, EXPIRED])
     left, _ = held[account]
-    await _book(connection, movement_id, {account: amount_usd - left, source: -amount_usd, EXPIRED: left})
+    amounts = {account: amount_usd - left, source: -amount_usd}
+    amounts[EXPIRED] = amounts.get(EXPIRED, NOTHING) + left  # the source may be what expired before
+    await _book(connection, movement_id, amounts)
     return await read_balance(connection, payer)
 
 

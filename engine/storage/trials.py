@@ -13,6 +13,7 @@ from psycopg.rows import class_row
 
 from engine.config.schema_trial import TrialFile
 from engine.errors import NotAllowed
+from engine.storage.gift_mails import tell_credit_added
 from engine.storage.ledger import grant, read_balance, set_allowance
 from engine.storage.persons import list_marks
 from engine.storage.plan_terms import end_plan, put_on_plan, read_term
@@ -121,17 +122,22 @@ async def _refuse_too_many(connection: Connection, trial: TrialFile) -> None:
 
 async def _open(connection: Connection, payer: str, trial: TrialFile, ends_at: datetime) -> None:
     if trial.credit_usd:
-        await grant(
+        ref, user_id = f"trial:{payer}", payer.partition(":")[2]
+        balance = await grant(
             connection,
             payer,
             trial.credit_usd,
-            ref=f"trial:{payer}",
+            ref=ref,
             kind="trial",
             source="house:trials",
             pot="allowance",
             description=trial.title,
             metadata={"trial": trial.trial},
         )
+        if balance is not None:
+            await tell_credit_added(
+                connection, user_id, trial.credit_usd, balance, ref=ref, reason=trial.title
+            )
     if trial.on_plan is not None:
         row = await (
             await connection.execute("SELECT plan FROM users WHERE id = %s", (payer.partition(":")[2],))

@@ -121,3 +121,16 @@ async def test_uses_cannot_be_made_fewer_than_were_made(connection: Connection) 
     with pytest.raises(CouponRefused):
         await change_coupon(connection, coupon, {"max_uses": 1})
     assert (await change_coupon(connection, coupon, {"max_uses": 2}))["max_uses"] == 2
+
+
+async def test_who_redeems_one_gets_one_mail_and_who_is_refused_none(connection: Connection) -> None:
+    await make(connection)
+    alice, bob = await make_user(connection, "alice"), await make_user(connection, "bob")
+    assert await redeem(connection, alice) == "ok"
+    assert await redeem(connection, alice) == "ALREADY_REDEEMED"
+    assert await redeem(connection, bob) == "MAX_USES_EXCEEDED"
+    rows = await (
+        await connection.execute("SELECT template, user_id, address, data FROM mail_outbox")
+    ).fetchall()
+    told = {"amount_usd": "5.000000000000", "balance_usd": "5.000000000000", "reason": "coupon SPRING-5"}
+    assert rows == [("credits_added", alice, "alice@b.c", told)]

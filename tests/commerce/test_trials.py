@@ -168,3 +168,21 @@ async def test_what_is_kept_of_a_person_is_no_address(connection: Connection, ri
 )
 def test_addresses_of_one_mailbox_are_one(one: str, other: str, same: bool) -> None:
     assert (normalise_address(one) == normalise_address(other)) is same
+
+
+async def test_a_trials_credit_is_told_by_one_mail_in_its_transaction(
+    connection: Connection, ring: KeyRing
+) -> None:
+    town = Town(connection, ring)
+    await town.sign_up("alice", "proven")
+    with pytest.raises(ZeroDivisionError):
+        async with connection.transaction():
+            await start_trial(connection, ring, town.users["alice"], TRIALS["default"])
+            raise ZeroDivisionError
+    assert await (await connection.execute("SELECT ref FROM mail_outbox")).fetchall() == []
+    await town.start("alice", "default")
+    with pytest.raises(GatewayError):
+        await town.start("alice", "default")
+    rows = await (await connection.execute("SELECT template, ref, data FROM mail_outbox")).fetchall()
+    told = {"amount_usd": "5", "balance_usd": "5.000000000000", "reason": "Trial"}
+    assert rows == [("credits_added", f"credits_added:trial:user:{town.users['alice']}", told)]

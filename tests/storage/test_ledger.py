@@ -10,7 +10,7 @@ import pytest
 
 from engine.errors import NotFound
 from engine.storage.issuing import KeyRequest, issue_key
-from engine.storage.ledger import Balance, grant, read_balance, set_allowance, take_back
+from engine.storage.ledger import Balance, adjust, grant, read_balance, set_allowance, take_back
 from engine.storage.ledger_reading import _find_problems, list_movements, verify_ledger
 from engine.storage.migrations import list_migrations, migrate
 from engine.storage.postgres import Connection
@@ -311,3 +311,46 @@ async def test_credit_of_before_the_ledger_is_its_opening(fresh: Connection):
     rows = await (await fresh.execute("SELECT id FROM users WHERE prepaid ORDER BY id")).fetchall()
     assert rows == [("u1",), ("u2",)]
     await assert_holds(fresh)
+
+
+async def test_an_allowance_out_of_what_had_expired_balances(connection: Connection, payer: str) -> None:
+    await renew(connection, payer, "15", "a1")
+    async with connection.transaction():
+        balance = await set_allowance(
+            connection, payer, USD(20), ref="a2", kind="subscription_renewal", source="house:expired"
+        )
+    assert balance is not None and balance.allowance_usd == 20
+    assert await read_accounts(connection) == {
+        f"allowance:{payer}": USD(20),
+        "house:grants": USD(-15),
+        "house:expired": USD(-5),
+    }
+    await assert_holds(connection)
+
+
+async def test_an_allowance_comes_from_the_house_alone(connection: Connection, payer: str) -> None:
+    with pytest.raises(ValueError, match="no account of the house"):
+        await set_allowance(connection, payer, USD(5), ref="a1", kind="x", source=f"credit:{payer}")
+
+
+@pytest.mark.parametrize("amount", ["0.5", "-0.5"])
+async def test_of_adjustments_under_one_reference_at_once_one_is_told_that_it_was_booked(
+    connection: Connection, payer: str, database_url: str, amount: str
+) -> None:
+    await give(connection, payer, "100", "g1")
+
+    async def one() -> bool:
+        async with (
+            await psycopg.AsyncConnection.connect(database_url, autocommit=True) as own,
+            own.transaction(),
+        ):
+            done = await adjust(own, payer, USD(amount), ref="rerate:1", prepaid=True)
+            await asyncio.sleep(0.02)  # the others come while this one is not committed
+            return done
+
+    told = await asyncio.gather(*(one() for _ in range(12)))
+    assert told.count(True) == 1
+    async with connection.transaction():
+        assert not await adjust(connection, payer, USD(amount), ref="rerate:1", prepaid=True)
+    assert (await read_balance(connection, payer)).credit_usd == 100 - USD(amount)
+    await assert_holds(connection)
