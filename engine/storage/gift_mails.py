@@ -7,7 +7,7 @@ from engine.storage.outbox import queue_mail
 from engine.storage.postgres import Connection
 
 
-async def tell_credit_added(  # noqa: PLR0913 - to whom, how much, what there is now, why, once
+async def tell_credit_added(
     connection: Connection, user_id: str, amount_usd: Decimal, balance: Balance, *, ref: str, reason: str
 ) -> bool:
     """Queue `credits_added`, once for each `ref` of the ledger; False when there is nobody to write to."""
