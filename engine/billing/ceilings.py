@@ -7,7 +7,7 @@ on says it.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -26,10 +26,12 @@ _BYTES_PER_TOKEN = 3
 _MARGIN = Decimal("1.25")
 _SPARE_TOKENS = 32
 _COUNTS = (("n",), ("best_of",), ("generationConfig", "candidateCount"))
+_COUNT_KEYS = frozenset(keys[0] for keys in _COUNTS)
 _ASSUMED_UNITS = {"seconds": Decimal(60)}
 """Of what is counted only by the answer, such as the length of a recording: something is held, and more may be due."""
 _PLAIN = Possible(cache_writes=False, media=False)
 _NO_USAGE = Usage()
+_UNKNOWN = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,9 @@ class Length:
         return self.output * self.answers
 
 
+_NO_LENGTH = Length(0, 1, stated=True)
+
+
 def bound_input_tokens(call: Call, estimate: int) -> int:
     """No fewer tokens than the prompt has, as far as that can be told without a tokenizer."""
     body = call.body
@@ -59,17 +64,19 @@ def bound_input_tokens(call: Call, estimate: int) -> int:
     return int(estimate * _MARGIN) + foreign + body.count(b"\\u") + told + _SPARE_TOKENS
 
 
-def read_length(call: Call, target: Target, policy: Policy) -> Length:
-    """What the caller states, else the model's limit, else what the policy assumes."""
+def list_lengths(call: Call, targets: Sequence[Target], policy: Policy) -> list[Length]:
+    """At each target: what the caller states, else the model's limit, else what the policy assumes."""
     if call.operation not in WRITING:
-        return Length(0, 1, stated=True)
-    stated = read_stated(call)
-    answers = count_answers(call.request)
+        return [_NO_LENGTH] * len(targets)
+    stated, answers = read_stated(call), count_answers(call.request)
     if stated is not None:
-        return Length(stated, answers, stated=True)
-    model = call.model
-    limit = target.output or (model.output if model is not None else None)
-    return Length(limit or policy.assume_output_tokens, answers, stated=False, kept=limit is not None)
+        return [Length(stated, answers, stated=True)] * len(targets)
+    usual = call.model.output if call.model is not None else None
+    limits = (target.output or usual for target in targets)
+    return [
+        Length(limit or policy.assume_output_tokens, answers, stated=False, kept=limit is not None)
+        for limit in limits
+    ]
 
 
 def read_stated(call: Call) -> int | None:
@@ -83,6 +90,8 @@ def read_stated(call: Call) -> int | None:
 
 def count_answers(request: Mapping[str, Any]) -> int:
     answers = 1
+    if not _COUNT_KEYS & request.keys():
+        return answers
     for keys in _COUNTS:
         count = _read(request, keys)
         if isinstance(count, int) and not isinstance(count, bool) and count > answers:
@@ -118,35 +127,68 @@ class Ceiling:
 
     def at(self, most: int | None = None) -> Decimal:
         """With answers as long as they may be, or no longer than `most`."""
-        return max(
-            (
-                tariff.ceiling(
-                    self.input,
-                    length.total if most is None else min(length.output, most) * length.answers,
-                    self.possible,
-                )
-                for tariff, length in self.rates
-            ),
-            default=NOTHING,
-        )
+        dearest = NOTHING
+        for tariff, length in self.rates:
+            tokens = length.total if most is None else min(length.output, most) * length.answers
+            cost = bound_cost(tariff, self.input, tokens, self.possible)
+            if cost > dearest:
+                dearest = cost
+        return dearest
 
     def find_length(self, amount: Decimal) -> int:
         """How long each answer may be so that the call costs no more than `amount`; may be below zero."""
         lengths = []
         for tariff, length in self.rates:
-            empty, full = (tariff.ceiling(self.input, tokens, self.possible) for tokens in (0, length.total))
+            empty, full = (
+                bound_cost(tariff, self.input, tokens, self.possible) for tokens in (0, length.total)
+            )
             if full > amount:
                 lengths.append(int((amount - empty) * length.output / (full - empty)) if full > empty else -1)
         return min(lengths, default=self.longest)
 
 
+class Slopes(NamedTuple):
+    """What a usual call can cost at a tariff without tiers: a line in both lengths."""
+
+    tariff: Tariff
+    """Kept, so that its identity is nobody else's."""
+    each: Decimal
+    per_input: Decimal
+    per_output: Decimal
+
+
+_SLOPES: dict[int, Slopes | None] = {}
+"""By the identity of a tariff, of which a snapshot has one for each target."""
+_MOST_SLOPES = 20_000
+
+
+def bound_cost(tariff: Tariff, input: int, output: int, possible: Possible) -> Decimal:
+    """`tariff.ceiling`, in a microsecond where it is a line."""
+    if possible is not _PLAIN:
+        return tariff.ceiling(input, output, possible)
+    found = _SLOPES.get(id(tariff), _UNKNOWN)
+    if found is _UNKNOWN:
+        if len(_SLOPES) >= _MOST_SLOPES:
+            _SLOPES.clear()
+        found = _SLOPES[id(tariff)] = find_slopes(tariff)
+    if not isinstance(found, Slopes) or found.tariff is not tariff:
+        return tariff.ceiling(input, output, possible)
+    return found.each + found.per_input * input + found.per_output * output
+
+
+def find_slopes(tariff: Tariff) -> Slopes | None:
+    price = tariff.price
+    if price.tiers or price.services or tariff.margin is not None:
+        return None
+    each, read, written = (tariff.ceiling(*tokens, _PLAIN) for tokens in ((0, 0), (1, 0), (0, 1)))
+    return Slopes(tariff, each, read - each, written - each)
+
+
 def find_ceiling(call: Call, targets: Sequence[Target], policy: Policy, estimate: int) -> Ceiling:
     """Of the targets that cost anything."""
     assert call.model is not None
-    rates = [
-        (find_tariff(call.snapshot, call.model, target, call.started_at), read_length(call, target, policy))
-        for target in targets
-    ]
+    tariffs = [find_tariff(call.snapshot, call.model, target, call.started_at) for target in targets]
+    rates = list(zip(tariffs, list_lengths(call, targets, policy), strict=True))
     possible = find_possible(call)
     if call.operation not in WRITING:
         unsaid = {unit for tariff, _ in rates for unit in tariff.price.units} - possible.units.keys()

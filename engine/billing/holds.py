@@ -87,7 +87,8 @@ class HoldStage:
         if amount <= 0:
             hold.counted += [purse.terms.id for purse in hard if purse.terms.limit_usd is not None]
         else:
-            amount = await self._fit(call, policy, ceiling, hard, headers)
+            if needs_fit(call, policy, ceiling, hard):
+                amount = await self._fit(call, policy, ceiling, hard, headers)
             await self._take(call, policy, hold, hard, amount)
         if policy.billing.lost_call == "charge_hold" and not caller.unlimited and amount > 0:
             held = OpenHold(call.id, caller.payer, call.is_prepaid, amount)
@@ -173,6 +174,13 @@ class HoldStage:
             hold.leave(call)
             hold.purses.clear()
             raise
+
+
+def needs_fit(call: Call, policy: Policy, ceiling: Ceiling, purses: Sequence[Purse]) -> bool:
+    """Whether anything is to be found out or brought down: not with a stated length and purses that are known."""
+    if call.max_cost is not None or policy.billing.lower_max_tokens or not ceiling.stated:
+        return True
+    return any(purse.free_elsewhere is None for purse in purses)
 
 
 def _show(amount: Decimal) -> str:
