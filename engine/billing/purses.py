@@ -66,6 +66,7 @@ class Purse:
         "moving",
         "room",
         "seen_at",
+        "short_at",
         "spent_before",
         "spent_lately",
         "spent_since",
@@ -81,7 +82,8 @@ class Purse:
         self.room = self.held = NOTHING
         self.free_elsewhere: Decimal | None = None
         """What the database said to be free for everybody; None: nobody has looked."""
-        self.seen_at = float("-inf")
+        self.seen_at = self.short_at = float("-inf")
+        """When the database last said that, and when it last said that there is too little."""
         self.used_at = self.spent_since = now
         self.spent_lately = self.spent_before = NOTHING
         self.waiters: deque[Waiter] = deque()
@@ -211,25 +213,18 @@ class PurseDesk:
             return
         try:
             await self._wait(purse, amount, within_s)
-        except TimeoutError:
-            self._count("credit_in_use")
-            raise LimitExceeded(
-                f"{purse.terms.label} is in use by calls that are running",
-                code="credit_in_use",
-                retry_after_s=1.0,
-            ) from None
         except DependencyAway:
             if beyond is None or purse.spare + beyond < amount:
                 self._count("database_away")
                 raise
             purse.held += amount
-        except CreditMissing as error:
+        except (CreditMissing, LimitExceeded) as error:
             self._count(error.code or "")
             raise
 
     async def _wait(self, purse: Purse, amount: Decimal, within_s: float) -> None:
-        """Returns when the amount is held; raises TimeoutError, or what the asker found out."""
-        waiter = Waiter(amount)
+        """Returns when the amount is held; raises what the asker found out, or that it found out nothing in time."""
+        waiter, began = Waiter(amount), self._clock()
         purse.waiters.append(waiter)
         if purse.asker is None or purse.asker.done():
             purse.asker = asyncio.create_task(self._ask(purse))
@@ -238,7 +233,7 @@ class PurseDesk:
                 await waiter.done
         except TimeoutError:
             if not waiter.has_got():  # else it came in the same moment
-                raise
+                raise word_wait(purse, is_told=purse.short_at >= began) from None
         except asyncio.CancelledError:
             if waiter.has_got():
                 purse.settle(amount, NOTHING, purse.used_at)
@@ -262,7 +257,8 @@ class PurseDesk:
                 waiting = sum((waiter.amount for waiter in purse.waiters), NOTHING) - purse.spare
                 taken = await self._take_lease(purse, need, max(waiting, purse.recent_minute(self._clock())))
                 purse.serve()
-                if taken is not None and taken.taken_usd <= 0 and purse.waiters:
+                if taken is not None and taken.taken_usd <= 0:
+                    purse.short_at = self._clock()
                     self._refuse_too_dear(purse, taken.total_usd)
                     await asyncio.sleep(_ASK_AGAIN_S)
         except DependencyAway as error:
@@ -440,6 +436,19 @@ def _fail_all(purse: Purse, error: GatewayError) -> None:
         waiter = purse.waiters.popleft()
         if not waiter.done.done():
             waiter.done.set_exception(error)
+
+
+def word_wait(purse: Purse, *, is_told: bool) -> GatewayError:
+    """A call has waited for long enough: for money that others hold, or for a database that says nothing."""
+    if is_told:
+        return LimitExceeded(
+            f"{purse.terms.label} is in use by calls that are running",
+            code="credit_in_use",
+            retry_after_s=1.0,
+        )
+    return DependencyAway(
+        "The credit database does not answer.", code="database_unavailable", retry_after_s=2.0
+    )
 
 
 def word_too_dear(terms: PurseTerms, amount: Decimal, total: Decimal) -> CreditMissing:

@@ -1,7 +1,10 @@
 """Money under load: parallel callers, workers that are killed, a database that goes away. Each answer is paid once."""
 
 import asyncio
+import contextlib
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -17,8 +20,9 @@ import psycopg
 import pytest
 from cryptography.fernet import Fernet
 
-from tests.chaos.test_database_away import External
-from tests.chaos.traffic import run_keys
+from engine.storage.embedded import EmbeddedDatabase
+from tests.chaos.test_database_away import External, freeze
+from tests.chaos.traffic import list_simulated, list_workers, report, run_keys, wait_until
 from tests.harness import Gateway, Simulator, clean_environment, running, write_files
 
 OUTPUT = 20
@@ -74,6 +78,21 @@ class House:
             "SELECT coalesce(sum(balance_usd), 0) FROM ledger_accounts WHERE id = 'house:usage'"
         )
         return Decimal(spent)
+
+    def read_paid_calls(self) -> dict[str, Decimal]:
+        """What was paid for each call, by its id; a call that was paid twice would be here with the double."""
+        with psycopg.connect(self.external.url) as connection:
+            rows = connection.execute(
+                "SELECT substr(m.ref, 6), sum(e.amount_usd) FROM ledger_movements m"
+                " JOIN ledger_entries e ON e.movement_id = m.id"
+                " WHERE m.kind = 'api_usage' AND e.account = 'house:usage' GROUP BY m.ref"
+            ).fetchall()
+        return dict(rows)
+
+    def await_dead_leases_closed(self, within_s: float = 20.0) -> None:
+        """Until only workers that live have leases."""
+        living = sum(len(list_workers(gateway)) for gateway in self.gateways)
+        wait_until(lambda: self.query("SELECT count(*) FROM lease_workers") <= living, within_s)
 
     def await_rest(self, within_s: float = 15.0) -> None:
         """Until what was called is posted and nothing is leased to calls that run."""
@@ -172,3 +191,110 @@ def test_a_thousand_callers_on_eight_workers_spend_a_dollar_and_not_more(tmp_pat
         assert callers.statuses["402 insufficient_credits"] and 1 - spent < HOLD
         assert len(house.simulator.list_calls()) == len(callers.delivered)
         house.verify()
+
+
+async def kill_workers(house: House, callers: Callers, kills: int, at_once: int = 12) -> int:
+    """Callers that never stop while one worker after another is killed at a random moment; how many were."""
+    killed = 0
+
+    def goes_on(outcome: str) -> bool:
+        return killed < kills
+
+    calling = asyncio.create_task(callers.run(at_once, goes_on))
+    await asyncio.sleep(1)
+    while killed < kills:
+        await asyncio.sleep(random.uniform(0.05, 0.8))
+        gateway = random.choice(house.gateways)
+        workers = await asyncio.to_thread(list_workers, gateway)
+        if workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(random.choice(workers), signal.SIGKILL)
+                killed += 1
+    await calling
+    return killed
+
+
+@pytest.mark.parametrize(
+    "kills",
+    [pytest.param(8, id="short"), pytest.param(200, id="long", marks=pytest.mark.slow)],
+)
+@pytest.mark.timeout(1200)
+def test_a_worker_killed_at_any_moment_leaves_each_answer_paid_once_and_nothing_held(
+    tmp_path: Path, kills: int
+) -> None:
+    with open_house(tmp_path, gateways=2, workers=2) as house:
+        callers = Callers(house, house.make_key("100000"))
+        killed = asyncio.run(kill_workers(house, callers, kills))
+        for gateway in house.gateways:
+            wait_until(lambda gateway=gateway: len(list_workers(gateway)) == 2, 30)  # type: ignore[misc]
+        house.await_rest()
+        house.await_dead_leases_closed()
+
+        paid = house.read_paid_calls()
+        missing = [call for call in callers.delivered if paid.get(call) != COST]
+        assert not missing, f"{len(missing)} answers of {len(callers.delivered)} are not paid once"
+        # What was cut costs nothing, or what was delivered of it; nobody pays what no provider was asked for.
+        assert set(paid.values()) <= {number * PRICE for number in range(1, OUTPUT + 1)}
+        assert len(paid) <= len(list_simulated(house.simulator))
+        assert house.read_spent() == sum(paid.values())
+        assert house.query("SELECT coalesce(sum(cost_usd), 0) FROM call_records") == sum(paid.values())
+        assert house.query("SELECT balance_usd FROM ledger_accounts WHERE id LIKE 'credit:%'") == (
+            100000 - house.read_spent()
+        )
+        house.verify()
+        for gateway in house.gateways:
+            assert gateway.stop() == 0
+        assert house.query("SELECT count(*) FROM leases") == 0, "something is held for ever"
+        assert house.query("SELECT count(*) FROM lease_workers") == 0
+        report(f"credit-kills[{killed}]", delivered=len(callers.delivered), **callers.statuses)
+
+
+@pytest.mark.parametrize(
+    ("hangs", "away_s"),
+    [
+        pytest.param(True, 7, id="hangs"),
+        pytest.param(False, 7, id="dies"),
+        pytest.param(False, 62, id="dies for a minute", marks=pytest.mark.slow),
+        pytest.param(True, 62, id="hangs for a minute", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.timeout(300)
+def test_while_the_database_is_away_leases_are_spent_and_the_ledger_knows_it_all_afterwards(
+    tmp_path: Path, hangs: bool, away_s: float
+) -> None:
+    with open_house(tmp_path, gateways=2, workers=2) as house:
+        callers = Callers(house, house.make_key("100000"))
+        ended = False
+
+        def goes_on(outcome: str) -> bool:
+            return not ended
+
+        async def live_through() -> Counter[str]:
+            nonlocal ended
+            calling = asyncio.create_task(callers.run(12, goes_on))
+            await asyncio.sleep(2)
+            outage = freeze(house.external.server.home) if hangs else None
+            (outage.end if outage else house.external.stop)()
+            before = Counter(callers.statuses)
+            await asyncio.sleep(away_s)
+            during = callers.statuses - before
+            if outage is not None:
+                outage.heal()
+            else:
+                await EmbeddedDatabase._launch(house.external.server)
+            await asyncio.sleep(3)
+            ended = True
+            await calling
+            return during
+
+        during = asyncio.run(live_through())
+        assert during["200"], "the leases were not spent"
+        assert set(callers.statuses) <= {"200", "503 database_unavailable"}, callers.statuses
+        house.await_rest()
+        seen = list_simulated(house.simulator)
+        produced = sum(call["usage"]["completion_tokens"] for call in seen)
+        assert len(seen) == len(callers.delivered)
+        assert house.read_spent() == produced * PRICE
+        assert house.read_paid_calls() == dict.fromkeys(callers.delivered, COST)
+        house.verify()
+        report(f"credit-away[{away_s} s]", during=dict(during), delivered=len(callers.delivered))
