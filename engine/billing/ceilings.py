@@ -7,11 +7,11 @@ on says it.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
-from engine.billing.pricing import Possible
+from engine.billing.pricing import PLAIN, Possible
 from engine.billing.tariffs import Tariff, find_tariff
 from engine.call import Call
 from engine.config.snapshot import Policy, Target
@@ -29,9 +29,7 @@ _COUNTS = (("n",), ("best_of",), ("generationConfig", "candidateCount"))
 _COUNT_KEYS = frozenset(keys[0] for keys in _COUNTS)
 _ASSUMED_UNITS = {"seconds": Decimal(60)}
 """Of what is counted only by the answer, such as the length of a recording: something is held, and more may be due."""
-_PLAIN = Possible(cache_writes=False, media=False)
 _NO_USAGE = Usage()
-_UNKNOWN = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +128,7 @@ class Ceiling:
         dearest = NOTHING
         for tariff, length in self.rates:
             tokens = length.total if most is None else min(length.output, most) * length.answers
-            cost = bound_cost(tariff, self.input, tokens, self.possible)
+            cost = tariff.ceiling(self.input, tokens, self.possible)
             if cost > dearest:
                 dearest = cost
         return dearest
@@ -139,49 +137,10 @@ class Ceiling:
         """How long each answer may be so that the call costs no more than `amount`; may be below zero."""
         lengths = []
         for tariff, length in self.rates:
-            empty, full = (
-                bound_cost(tariff, self.input, tokens, self.possible) for tokens in (0, length.total)
-            )
+            empty, full = (tariff.ceiling(self.input, tokens, self.possible) for tokens in (0, length.total))
             if full > amount:
                 lengths.append(int((amount - empty) * length.output / (full - empty)) if full > empty else -1)
         return min(lengths, default=self.longest)
-
-
-class Slopes(NamedTuple):
-    """What a usual call can cost at a tariff without tiers: a line in both lengths."""
-
-    tariff: Tariff
-    """Kept, so that its identity is nobody else's."""
-    each: Decimal
-    per_input: Decimal
-    per_output: Decimal
-
-
-_SLOPES: dict[int, Slopes | None] = {}
-"""By the identity of a tariff, of which a snapshot has one for each target."""
-_MOST_SLOPES = 20_000
-
-
-def bound_cost(tariff: Tariff, input: int, output: int, possible: Possible) -> Decimal:
-    """`tariff.ceiling`, in a microsecond where it is a line."""
-    if possible is not _PLAIN:
-        return tariff.ceiling(input, output, possible)
-    found = _SLOPES.get(id(tariff), _UNKNOWN)
-    if found is _UNKNOWN:
-        if len(_SLOPES) >= _MOST_SLOPES:
-            _SLOPES.clear()
-        found = _SLOPES[id(tariff)] = find_slopes(tariff)
-    if not isinstance(found, Slopes) or found.tariff is not tariff:
-        return tariff.ceiling(input, output, possible)
-    return found.each + found.per_input * input + found.per_output * output
-
-
-def find_slopes(tariff: Tariff) -> Slopes | None:
-    price = tariff.price
-    if price.tiers or price.services or tariff.margin is not None:
-        return None
-    each, read, written = (tariff.ceiling(*tokens, _PLAIN) for tokens in ((0, 0), (1, 0), (0, 1)))
-    return Slopes(tariff, each, read - each, written - each)
 
 
 def find_ceiling(call: Call, targets: Sequence[Target], policy: Policy, estimate: int) -> Ceiling:
@@ -205,7 +164,7 @@ def find_possible(call: Call) -> Possible:
     media = not body or b"audio" in body or b"image" in body
     caches = not body or b"cache" in body
     if asked is _NO_USAGE and not (media or caches):
-        return _PLAIN
+        return PLAIN
     return Possible(asked.service, caches, media, asked.units, asked.variant)
 
 

@@ -75,6 +75,7 @@ class Possible:
 
 
 ANYTHING = Possible()
+PLAIN = Possible(cache_writes=False, media=False)
 
 
 def price_ceiling(

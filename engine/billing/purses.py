@@ -19,6 +19,9 @@ from engine.storage.leases import OpenHold, PurseTerms, Taken
 NOTHING = Decimal(0)
 _MINUTE_S = 60.0
 _ASK_AGAIN_S = 0.05
+_LEAST_WAIT_S = 1.5
+"""However short calls may wait for others: the database is to have said something."""
+_SILENT_S = 1.0
 _RECALL_EACH_S = 0.2
 _RENEW_EACH_S = 5.0
 _IDLE_S = 30.0
@@ -46,10 +49,10 @@ class Bank(Protocol):
 class Waiter:
     """A call that waits for money of one purse."""
 
-    __slots__ = ("amount", "done")
+    __slots__ = ("amount", "done", "until")
 
-    def __init__(self, amount: Decimal) -> None:
-        self.amount = amount
+    def __init__(self, amount: Decimal, until: float) -> None:
+        self.amount, self.until = amount, until
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def has_got(self) -> bool:
@@ -60,13 +63,13 @@ class Purse:
     """This worker's part of one purse, under one name of the worker: when that was closed, a new one begins."""
 
     __slots__ = (
+        "asked_at",
         "asker",
         "free_elsewhere",
         "held",
         "moving",
         "room",
         "seen_at",
-        "short_at",
         "spent_before",
         "spent_lately",
         "spent_since",
@@ -82,8 +85,9 @@ class Purse:
         self.room = self.held = NOTHING
         self.free_elsewhere: Decimal | None = None
         """What the database said to be free for everybody; None: nobody has looked."""
-        self.seen_at = self.short_at = float("-inf")
-        """When the database last said that, and when it last said that there is too little."""
+        self.seen_at = float("-inf")
+        self.asked_at: float | None = None
+        """Since when the database owes those who wait an answer."""
         self.used_at = self.spent_since = now
         self.spent_lately = self.spent_before = NOTHING
         self.waiters: deque[Waiter] = deque()
@@ -224,16 +228,16 @@ class PurseDesk:
 
     async def _wait(self, purse: Purse, amount: Decimal, within_s: float) -> None:
         """Returns when the amount is held; raises what the asker found out, or that it found out nothing in time."""
-        waiter, began = Waiter(amount), self._clock()
+        waiter = Waiter(amount, self._clock() + within_s)
         purse.waiters.append(waiter)
         if purse.asker is None or purse.asker.done():
             purse.asker = asyncio.create_task(self._ask(purse))
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(max(within_s, _LEAST_WAIT_S)):
                 await waiter.done
         except TimeoutError:
             if not waiter.has_got():  # else it came in the same moment
-                raise word_wait(purse, is_told=purse.short_at >= began) from None
+                raise word_wait(purse, self._clock()) from None
         except asyncio.CancelledError:
             if waiter.has_got():
                 purse.settle(amount, NOTHING, purse.used_at)
@@ -255,25 +259,34 @@ class PurseDesk:
                 first = purse.waiters[0].amount
                 need = first - purse.spare
                 waiting = sum((waiter.amount for waiter in purse.waiters), NOTHING) - purse.spare
-                taken = await self._take_lease(purse, need, max(waiting, purse.recent_minute(self._clock())))
+                purse.asked_at = self._clock()
+                taken = await self._take_lease(purse, need, max(waiting, purse.recent_minute(purse.asked_at)))
+                purse.asked_at = None
                 purse.serve()
                 if taken is not None and taken.taken_usd <= 0:
-                    purse.short_at = self._clock()
-                    self._refuse_too_dear(purse, taken.total_usd)
+                    self._refuse_some(purse, taken.total_usd)
                     await asyncio.sleep(_ASK_AGAIN_S)
         except DependencyAway as error:
             _fail_all(purse, error)
         except Exception as error:
             _fail_all(purse, DependencyAway("Credit cannot be read at the moment.", retry_after_s=2))
             raise error
+        finally:
+            purse.asked_at = None
 
-    def _refuse_too_dear(self, purse: Purse, total: Decimal) -> None:
-        """Those who wait for more than the purse holds wait for nothing."""
+    def _refuse_some(self, purse: Purse, total: Decimal) -> None:
+        """Who waits for more than the purse holds waits for nothing; others may have waited for long enough."""
+        now = self._clock()
         for waiter in list(purse.waiters):
-            if waiter.amount > total:
-                purse.waiters.remove(waiter)
-                if not waiter.done.done():
-                    waiter.done.set_exception(word_too_dear(purse.terms, waiter.amount, total))
+            if waiter.amount <= total and waiter.until > now:
+                continue
+            purse.waiters.remove(waiter)
+            if not waiter.done.done():
+                waiter.done.set_exception(
+                    word_too_dear(purse.terms, waiter.amount, total)
+                    if waiter.amount > total
+                    else word_in_use(purse.terms)
+                )
 
     async def _declare(self, purse: Purse) -> None:
         with contextlib.suppress(DependencyAway):
@@ -438,16 +451,18 @@ def _fail_all(purse: Purse, error: GatewayError) -> None:
             waiter.done.set_exception(error)
 
 
-def word_wait(purse: Purse, *, is_told: bool) -> GatewayError:
+def word_wait(purse: Purse, now: float) -> GatewayError:
     """A call has waited for long enough: for money that others hold, or for a database that says nothing."""
-    if is_told:
-        return LimitExceeded(
-            f"{purse.terms.label} is in use by calls that are running",
-            code="credit_in_use",
-            retry_after_s=1.0,
-        )
+    if purse.asked_at is None or now - purse.asked_at < _SILENT_S:
+        return word_in_use(purse.terms)
     return DependencyAway(
         "The credit database does not answer.", code="database_unavailable", retry_after_s=2.0
+    )
+
+
+def word_in_use(terms: PurseTerms) -> LimitExceeded:
+    return LimitExceeded(
+        f"{terms.label} is in use by calls that are running", code="credit_in_use", retry_after_s=1.0
     )
 
 

@@ -5,12 +5,13 @@ A book never changes what a provider costs: it says what the caller pays, and ho
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
-from engine.billing.pricing import ANYTHING, Possible, price_ceiling, price_usage
+from engine.billing.pricing import ANYTHING, PLAIN, Possible, price_ceiling, price_usage
 from engine.config.prices import build_price
 from engine.config.schema_prices import BookEntry, PricesFile
 from engine.config.snapshot import Model, Price, Snapshot, Target
@@ -28,6 +29,14 @@ class Charge:
     """What the provider bills, by its declared price."""
 
 
+class Line(NamedTuple):
+    """The most that a plain call can cost where prices know no tiers: so much, and so much more for each token."""
+
+    request: Decimal
+    per_input: Decimal
+    per_output: Decimal
+
+
 @dataclass(frozen=True, slots=True)
 class Tariff:
     """What one target costs and what is charged for it, from one time to another."""
@@ -40,6 +49,11 @@ class Tariff:
     """`name@revision`, where a book decided."""
     since: float = _ALWAYS[0]
     until: float = _ALWAYS[1]
+    line: Line | None = field(init=False, repr=False, compare=False)
+    """Drawn once, because every call of a prepaid payer asks for it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "line", self._find_line())
 
     @property
     def is_unpriced(self) -> bool:
@@ -58,6 +72,18 @@ class Tariff:
 
     def ceiling(self, prompt_tokens: int, output_tokens: int, possible: Possible = ANYTHING) -> Decimal:
         """The most that `charge` can say of a call with no more tokens than these."""
+        if possible is PLAIN and self.line is not None:
+            line = self.line
+            return line.request + line.per_input * prompt_tokens + line.per_output * output_tokens
+        return self._find_ceiling(prompt_tokens, output_tokens, possible)
+
+    def _find_line(self) -> Line | None:
+        if self.price.tiers or self.price.services or self.margin is not None:
+            return None
+        request, read, written = (self._find_ceiling(*tokens, PLAIN) for tokens in ((0, 0), (1, 0), (0, 1)))
+        return Line(request, read - request, written - request)
+
+    def _find_ceiling(self, prompt_tokens: int, output_tokens: int, possible: Possible) -> Decimal:
         most = price_ceiling(prompt_tokens, output_tokens, self.price, self.markup, possible)
         if self.margin is None:
             return most

@@ -6,7 +6,7 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.billing.pricing import Possible
+from engine.billing.pricing import PLAIN, Possible
 from engine.billing.tariffs import Tariff, find_tariff
 from engine.config.prices import build_price
 from engine.config.schema_price import PriceEntry
@@ -136,3 +136,29 @@ def test_no_charge_is_above_its_ceiling_or_below_the_cost_and_its_margin(
     charge = each.charge(usage)
     assert charge.cost <= each.ceiling(usage.prompt + spare, usage.completion, Possible(media=False))
     assert charge.cost >= charge.provider_cost * (1 + (margin or 0)) or margin is None
+
+
+@given(
+    tokens=st.tuples(*[st.integers(0, 10**7)] * 2),
+    rates=st.tuples(*[st.decimals(0, 1, places=12)] * 4),
+    markup=st.decimals(0, 2, places=3),
+    margin=st.none() | st.decimals(0, 2, places=3),
+)
+def test_the_line_of_a_tariff_is_its_ceiling(
+    tokens: tuple[int, int], rates: tuple[Decimal, ...], markup: Decimal, margin: Decimal | None
+) -> None:
+    names = ("input", "output", "cached_input", "request")
+    price = build_price(
+        PriceEntry.model_validate({name: f"{rate:f}" for name, rate in zip(names, rates, strict=True)})
+    )
+    each = Tariff(COST, price, markup, margin)
+    assert (each.line is None) == (margin is not None)
+    worked_out = Possible(cache_writes=False, media=False)
+    assert worked_out is not PLAIN and each.ceiling(*tokens, PLAIN) == each.ceiling(*tokens, worked_out)
+
+
+def test_a_price_with_tiers_has_no_line() -> None:
+    tiers = {"above": 1000, "input": "9", "output": "9"}
+    price = build_price(PriceEntry.model_validate({"input": "1", "output": "2", "tiers": [tiers]}))
+    assert Tariff(price, price, Decimal(0)).line is None
+    assert Tariff(COST, COST, Decimal(0)).line is not None
