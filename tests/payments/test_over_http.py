@@ -32,7 +32,7 @@ def stripe() -> Iterator[tuple[StripeStandIn, str]]:
     played, port = StripeStandIn(), find_free_port()
     played.add_price("price_pro_month", "prod_pro", 800)
     server = uvicorn.Server(
-        uvicorn.Config(played.asgi, port=port, interface="asgi3", log_level="warning", lifespan="off")
+        uvicorn.Config(played.asgi, port=port, interface="asgi3", log_config=None, lifespan="off")
     )
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()

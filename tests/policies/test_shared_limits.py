@@ -22,9 +22,11 @@ Take = Callable[..., Awaitable[SharedGrant]]
 
 
 @asynccontextmanager
-async def limiter(url: str, name: str = "a", *, within_s: float = 2.0) -> AsyncIterator[SharedLimiter]:
+async def limiter(
+    url: str, name: str = "a", *, within_s: float = 2.0, clock: Callable[[], float] = time.monotonic
+) -> AsyncIterator[SharedLimiter]:
     """Patient, so that a busy machine changes nothing; who measures is not."""
-    shared = SharedLimiter(Redis(url, SCRIPT, answer_within_s=within_s), time.monotonic, name, 0, 1)
+    shared = SharedLimiter(Redis(url, SCRIPT, answer_within_s=within_s), clock, name, 0, 1)
     shared.start()
     try:
         yield shared
@@ -47,7 +49,7 @@ async def there(*limiters: SharedLimiter) -> None:
 async def take(
     one: SharedLimiter, limit: Limit, tokens: int = 0, *, name: str = "k", away: str = "divide"
 ) -> SharedGrant:
-    return await one.take((("key", name, limit),), tokens, time.monotonic(), away)
+    return await one.take((("key", name, limit),), tokens, one._clock(), away)
 
 
 async def count_taken(limiters: list[SharedLimiter], limit: Limit, tries: int, tokens: int = 0) -> int:
@@ -263,20 +265,22 @@ async def test_a_thawed_redis_hears_what_was_counted_meanwhile(redis: Valkey) ->
 async def test_nobody_takes_more_than_its_part_until_all_have_told_what_they_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_limits, "CAUTION_S", 0.5)
+    monkeypatch.setattr(shared_limits, "CAUTION_S", 600.0)
     limit = Limit({3600: 10})
+    passed_s = 0.0
     with valkey(tmp_path) as server:
-        async with limiter(server.url, "a") as a:
+        async with limiter(server.url, "a", clock=lambda: time.monotonic() + passed_s) as a:
             async with limiter(server.url, "b") as b:
                 await there(a, b)
-                await a._exchange_beat()
+                for one in (a, b):  # whoever came first does not know of the other yet
+                    await one._exchange_beat()
                 server.kill()
                 await until(lambda: not a._redis.available and not b._redis.available)
                 assert await count_taken([b], limit, 20) == 5
             server.start()  # b is not heard of again
             await there(a)
             assert await count_taken([a], limit, 20) == 5
-            await asyncio.sleep(0.5)
+            passed_s = 600.0
             assert await count_taken([a], limit, 20) == 5
 
 

@@ -55,7 +55,7 @@ billing:
 def serve_stripe() -> Iterator[str]:
     """The played Stripe at a port; its address."""
     config = uvicorn.Config(
-        StripeStandIn().asgi, port=find_free_port(), log_level="error", lifespan="off", interface="asgi3"
+        StripeStandIn().asgi, port=find_free_port(), log_config=None, lifespan="off", interface="asgi3"
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
