@@ -39,11 +39,13 @@ from engine.http.limits import LimitRoutes
 from engine.http.login import Login, Neighbours
 from engine.http.monitoring import Monitoring, Readiness
 from engine.http.openapi import ApiDescription
+from engine.http.own_usage import OwnUsageRoutes
 from engine.http.payment_findings import FindingRoutes
 from engine.http.payments import PaymentRoutes, without_payments
 from engine.http.ports import App as Asgi
 from engine.http.ports import split_ports
 from engine.http.provider_keys import ProviderKeyRoutes
+from engine.http.reading import Reader
 from engine.http.receipts import ReceiptRoutes
 from engine.http.roles import RoleRoutes
 from engine.http.routes import Routes
@@ -304,7 +306,9 @@ class WorkerApp:
         routes.declare(*list_payment_routes(self._payments, self._runtime.snapshot.settings.billing.stripe))
         flush = self._cashbox.flusher.flush
         routes.declare(*ReceiptRoutes(self._receipts, self._database, flush).list())
-        routes.declare(*StatementRoutes(self._database, self._read_snapshot, flush).list())
+        reader = Reader(self._database, flush)
+        routes.declare(*StatementRoutes(reader, self._read_snapshot).list())
+        routes.declare(*OwnUsageRoutes(reader, self._read_snapshot).list())
         routes.declare(*ApiDescription(lambda: routes.declared, self._read_snapshot).list())
         routes.declare(*self._login.list_routes(identity))
         routes.declare(*self._commerce.list_routes())

@@ -11,6 +11,7 @@ from engine.storage.usage_sums import GROUPS, MOST_GROUPS, Span
 
 LONGEST_SPAN = timedelta(days=400)
 _DAYS = 30
+_FIRST_YEAR, _LAST_YEAR = 1970, 9000
 
 
 def _refuse_nul(text: str) -> str:
@@ -32,6 +33,8 @@ def read_moment(value: object) -> datetime:
         raise ValueError(
             "neither a day such as 2026-01-31 nor a moment such as 2026-01-31T12:00:00Z"
         ) from None
+    if not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
+        raise ValueError(f"a year from {_FIRST_YEAR} to {_LAST_YEAR} is expected")
     if moment.tzinfo is None and len(value) > len("2026-01-31"):
         raise ValueError("a moment says its time zone: 2026-01-31T12:00:00Z")
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

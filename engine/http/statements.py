@@ -1,7 +1,7 @@
 """Statements: what was used and what it cost, for who pays and for administrators; invoices; audits of prices."""
 
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +11,7 @@ from engine.config.snapshot import Price, Snapshot
 from engine.errors import NotFound, Unpriced
 from engine.http.csv_answers import wants_csv, write_csv, write_exact, write_row, write_shown
 from engine.http.endpoints import Answer, Ask, Route
+from engine.http.reading import Reader
 from engine.http.statement_queries import (
     ALL_GROUPS,
     OWN_GROUPS,
@@ -21,7 +22,6 @@ from engine.http.statement_queries import (
 )
 from engine.policies.access import to_look
 from engine.storage.invoices import Invoice, list_months, number_invoice, read_invoice
-from engine.storage.postgres import Connection, Database
 from engine.storage.usage_sums import Span, sum_usage
 
 _SUMS = ("calls", "errors", "input_tokens", "cached_tokens", "output_tokens", "cost_usd")
@@ -30,15 +30,8 @@ _NAMES = {"key": "key_id", "user": "user_id", "team": "team_id"}
 
 
 class StatementRoutes:
-    """`flush` brings what this worker has settled into the database first."""
-
-    def __init__(
-        self,
-        database: Database,
-        read_snapshot: Callable[[], Snapshot],
-        flush: Callable[[], Awaitable[object]],
-    ) -> None:
-        self._database, self._read_snapshot, self._flush = database, read_snapshot, flush
+    def __init__(self, reader: Reader, read_snapshot: Callable[[], Snapshot]) -> None:
+        self._reader, self._read_snapshot = reader, read_snapshot
 
     def list(self) -> Sequence[Route]:
         own, everybody = to_look("usage:read"), to_look("any_usage:read")
@@ -80,7 +73,7 @@ class StatementRoutes:
         return await self._show(ask, span, query.find_groups(ALL_GROUPS))
 
     async def _show(self, ask: Ask, span: Span, groups: Sequence[str]) -> Answer:
-        rows, total = await self._read(self._sum(span, groups, ask.query.limit), self._sum(span, ()))
+        rows, total = await self._reader.read(self._sum(span, groups, ask.query.limit), self._sum(span, ()))
         if wants_csv(ask, ask.query.format):
             return write_csv(rows, (*(_NAMES.get(name, name) for name in groups), *_SUMS), "usage")
         return Answer(
@@ -98,17 +91,17 @@ class StatementRoutes:
 
     async def list_invoices(self, ask: Ask) -> Answer:
         payer = find_payer(ask.caller)
-        (months,) = await self._read(lambda connection: list_months(connection, payer))
+        (months,) = await self._reader.read(lambda connection: list_months(connection, payer))
         rows = [{"id": number_invoice(payer, month), **_name_month(month)} for month in months]
         return Answer({"object": "list", "data": rows})
 
     async def show_invoice(self, ask: Ask) -> Answer:
         payer, name = find_payer(ask.caller), ask.names["id"]
-        (months,) = await self._read(lambda connection: list_months(connection, payer))
+        (months,) = await self._reader.read(lambda connection: list_months(connection, payer))
         month = next((each for each in months if name in (each, number_invoice(payer, each))), None)
         if month is None:
             raise NotFound("there is no such invoice", code="invoice_not_found")
-        (invoice,) = await self._read(lambda connection: read_invoice(connection, payer, month))
+        (invoice,) = await self._reader.read(lambda connection: read_invoice(connection, payer, month))
         if wants_csv(ask, ask.query.format):
             return write_csv(list(list_cells(invoice)), _INVOICE_COLUMNS, f"invoice-{invoice.number}")
         return Answer(describe_invoice(invoice))
@@ -117,7 +110,7 @@ class StatementRoutes:
 
     async def analyse(self, ask: Ask) -> Answer:
         span, limit = ask.query.find_span(), ask.query.limit
-        total, days, models, users = await self._read(
+        total, days, models, users = await self._reader.read(
             self._sum(span, (), costs=True),
             self._sum(span, ("day",), 400, costs=True),
             self._sum(span, ("model",), limit, costs=True),
@@ -141,7 +134,7 @@ class StatementRoutes:
 
     async def analyse_models(self, ask: Ask) -> Answer:
         span = ask.query.find_span()
-        (rows,) = await self._read(self._sum(span, ("model", "provider"), ask.query.limit, costs=True))
+        (rows,) = await self._reader.read(self._sum(span, ("model", "provider"), ask.query.limit, costs=True))
         if wants_csv(ask, ask.query.format):
             columns = ("model", "provider", *_SUMS, "provider_cost_usd", "unpriced_calls", "average_ms")
             return write_csv(rows, columns, "model-usage")
@@ -149,7 +142,7 @@ class StatementRoutes:
 
     async def audit_prices(self, ask: Ask) -> Answer:
         snapshot, span = self._read_snapshot(), ask.query.find_span()
-        (rows,) = await self._read(self._sum(span, ("model", "book"), ask.query.limit, costs=True))
+        (rows,) = await self._reader.read(self._sum(span, ("model", "book"), ask.query.limit, costs=True))
         return Answer(
             {
                 "object": "pricing_audit",
@@ -175,17 +168,6 @@ class StatementRoutes:
 
     def _sum(self, span: Span, groups: Sequence[str], limit: int = 1, *, costs: bool = False) -> Any:
         return lambda connection: sum_usage(connection, span, groups, costs=costs, limit=limit)
-
-    async def _read(self, *works: Callable[[Connection], Awaitable[Any]]) -> Sequence[Any]:
-        """All of them as of one moment."""
-
-        async def select(connection: Connection) -> Sequence[Any]:
-            async with connection.transaction():
-                await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                return [await work(connection) for work in works]
-
-        await self._flush()
-        return await self._database.run(select)
 
 
 def find_payer(caller: Caller) -> str:

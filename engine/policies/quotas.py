@@ -29,12 +29,13 @@ NO_QUOTA = Quota()
 def find_quota(call: Call) -> Quota:
     """The quota of whoever pays for the call."""
     caller = call.caller
-    if caller is None:
-        return NO_QUOTA
-    quotas, name = call.snapshot.quotas, (caller.plan, caller.environment)
-    found: Quota | None = quotas.get(name)
+    return NO_QUOTA if caller is None else read_quota(call.snapshot, caller.plan, caller.environment)
+
+
+def read_quota(snapshot: Snapshot, plan: str, environment: str) -> Quota:
+    found: Quota | None = snapshot.quotas.get((plan, environment))
     if found is None:
-        found = quotas[name] = _build_quota(call.snapshot, *name)
+        found = snapshot.quotas[plan, environment] = _build_quota(snapshot, plan, environment)
     return found
 
 

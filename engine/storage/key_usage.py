@@ -15,7 +15,8 @@ _SUM: LiteralString = (
     " FROM call_records WHERE key_id = %(key)s AND seq > %(after)s AND attempts <> '[]'"
 )
 
-_SPANS = {"minute": 60, "hour": 3600, "day": 86_400, "month": 2_592_000}
+SPANS = {"minute": 60, "hour": 3600, "day": 86_400, "month": 2_592_000}
+"""The windows that limits have names for, in seconds."""
 _TOKENS: LiteralString = " + ".join(
     f"coalesce((tokens->>'{name}')::numeric, 0)"
     for name in (
@@ -31,7 +32,7 @@ _TOKENS: LiteralString = " + ".join(
 )
 _USED: LiteralString = ", ".join(
     f"count(*) FILTER (WHERE {recent}), coalesce(sum({_TOKENS}) FILTER (WHERE {recent}), 0)"
-    for recent in (f"started_at > now() - {seconds} * interval '1 second'" for seconds in _SPANS.values())
+    for recent in (f"started_at > now() - {seconds} * interval '1 second'" for seconds in SPANS.values())
 )
 
 
@@ -77,5 +78,5 @@ async def read_span_usage(connection: Connection, key_id: str) -> dict[str, int]
         )
     ).fetchone()
     assert row is not None, "a count has one row"
-    names = [f"{kind}_per_{span}" for span in _SPANS for kind in ("requests", "tokens")]
+    names = [f"{kind}_per_{span}" for span in SPANS for kind in ("requests", "tokens")]
     return {name: int(value) for name, value in zip(names, row, strict=True)}

@@ -116,6 +116,12 @@ async def read_each_key(connection: Connection) -> dict[str, Any]:
     return {"limits": row[0], "updated_at": row[1].isoformat(), "updated_by": row[2]}
 
 
+async def read_user_limits(connection: Connection, user_id: str) -> dict[str, Any]:
+    """What administrators gave a user, all keys together."""
+    row = await (await connection.execute("SELECT limits FROM users WHERE id = %s", (user_id,))).fetchone()
+    return dict(row[0]) if row is not None else {}
+
+
 async def set_owner_limits(
     connection: Connection, ring: KeyRing, which: tuple[str, str], limits: Mapping[str, Any], by: Actor
 ) -> bool:

@@ -14,11 +14,12 @@ from psycopg.types.json import Jsonb
 from engine.storage.postgres import Connection
 from engine.wire.usage import INPUT_CLASSES, OUTPUT_CLASSES
 
-_LISTED: LiteralString = "coalesce(c.pricing->>'listed', c.requested_model, '')"
+LISTED: LiteralString = "coalesce(c.pricing->>'listed', c.requested_model, '')"
+"""The model of a record by the name that people ask for."""
 GROUPS: Mapping[str, LiteralString] = {
     "day": "to_char(c.started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
     "month": "to_char(c.started_at AT TIME ZONE 'UTC', 'YYYY-MM')",
-    "model": _LISTED,
+    "model": LISTED,
     "provider": "coalesce(c.provider, '')",
     "key": "coalesce(c.key_id, '')",
     "user": "coalesce(c.user_id, '')",
@@ -31,13 +32,14 @@ _FILTERS: Mapping[str, LiteralString] = {
     "until": "c.started_at < %(until)s",
     "user_id": "c.user_id = %(user_id)s",
     "key_id": "c.key_id = %(key_id)s",
-    "model": f"{_LISTED} = %(model)s",
+    "model": f"{LISTED} = %(model)s",
     "team_id": "c.key_id IN (SELECT id FROM api_keys WHERE team_id = %(team_id)s)",
     "tags": "c.tags @> %(tags)s",
 }
 
 
-def _add_up(names: Sequence[str]) -> LiteralString:
+def add_up(names: Sequence[str]) -> LiteralString:
+    """The tokens of these classes of a record, added up."""
     known: Mapping[str, LiteralString] = {
         "input": "input", "cached_input": "cached_input", "cache_write": "cache_write",
         "cache_write_1h": "cache_write_1h", "audio_input": "audio_input", "image_input": "image_input",
@@ -48,11 +50,12 @@ def _add_up(names: Sequence[str]) -> LiteralString:
     return " + ".join(f"coalesce((c.tokens->>'{place}')::bigint, 0)" for place in places)
 
 
+ALL_TOKENS: LiteralString = add_up([*INPUT_CLASSES, *OUTPUT_CLASSES])
 _SUMS: LiteralString = (
     "count(*) AS calls, count(*) FILTER (WHERE c.status = 'error') AS errors,"
-    f" coalesce(sum({_add_up(INPUT_CLASSES)}), 0)::bigint AS input_tokens,"
-    f" coalesce(sum({_add_up(['cached_input'])}), 0)::bigint AS cached_tokens,"
-    f" coalesce(sum({_add_up(OUTPUT_CLASSES)}), 0)::bigint AS output_tokens,"
+    f" coalesce(sum({add_up(INPUT_CLASSES)}), 0)::bigint AS input_tokens,"
+    f" coalesce(sum({add_up(['cached_input'])}), 0)::bigint AS cached_tokens,"
+    f" coalesce(sum({add_up(OUTPUT_CLASSES)}), 0)::bigint AS output_tokens,"
     " coalesce(sum(c.cost_usd), 0) AS cost_usd"
 )
 _COSTS: LiteralString = (
