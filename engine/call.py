@@ -178,7 +178,8 @@ class Call:
     """Instead of a body: a form."""
     request: dict[str, Any] = field(default_factory=dict)
     as_asked: dict[str, Any] | None = None
-    """The request as its caller wrote it, where the gateway put what was said before in front of it."""
+    """The request as its caller wrote it, where the gateway put what was said before in front of it or bounded its
+    answer."""
     chat: dict[str, Any] | None = None
     """What the request says in no dialect, once somebody needed it. Nobody changes it."""
     kept_state: Mapping[str, "CallState"] = field(default_factory=dict)

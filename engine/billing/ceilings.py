@@ -1,7 +1,6 @@
 """The most that a call can cost, before it is made: its prompt, and the length that the upstream keeps to.
 
-Pure. An unstated length can be set, and that is written into the caller's own body, so that whatever wire it goes out
-on says it.
+Pure.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from engine.billing.tariffs import Tariff, find_tariff
 from engine.call import Call
 from engine.config.snapshot import Policy, Target
 from engine.wire.operations import WRITING
-from engine.wire.splice import edit_members
+from engine.wire.output_length import read_place, read_stated
 from engine.wire.usage import Usage
 
 NOTHING = Decimal(0)
@@ -77,30 +76,15 @@ def list_lengths(call: Call, targets: Sequence[Target], policy: Policy) -> list[
     ]
 
 
-def read_stated(call: Call) -> int | None:
-    """The longest that any of the dialect's words allows: which of two a provider goes by nobody knows."""
-    found = (_read(call.request, keys) for keys in call.door.format.client.output_places)
-    numbers = [
-        value for value in found if isinstance(value, int) and not isinstance(value, bool) and value > 0
-    ]
-    return max(numbers, default=None)
-
-
 def count_answers(request: Mapping[str, Any]) -> int:
     answers = 1
     if not _COUNT_KEYS & request.keys():
         return answers
     for keys in _COUNTS:
-        count = _read(request, keys)
+        count = read_place(request, keys)
         if isinstance(count, int) and not isinstance(count, bool) and count > answers:
             answers = min(count, 1024)
     return answers
-
-
-def _read(tree: Any, keys: Sequence[str]) -> Any:
-    for key in keys:
-        tree = tree.get(key) if isinstance(tree, dict) else None
-    return tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,28 +150,3 @@ def find_possible(call: Call) -> Possible:
     if asked is _NO_USAGE and not (media or caches):
         return PLAIN
     return Possible(asked.service, caches, media, asked.units, asked.variant)
-
-
-def limit_output(call: Call, most: int) -> None:
-    """Write how long the answer may be into the caller's body, in its dialect's words."""
-    all_keys = call.door.format.client.output_places
-    present = [keys for keys in all_keys if _read(call.request, keys) is not None]
-    edits: dict[str, Any] = {}
-    for keys in present or [_choose_keys(call.request, all_keys)]:
-        top = keys[0]
-        edits[top] = _set(edits.get(top, call.request.get(top)), keys[1:], most)
-    call.body = edit_members(call.body, call.request, edits)
-    call.request = {**call.request, **edits}
-    call.chat = None
-
-
-def _choose_keys(request: Mapping[str, Any], all_keys: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    """Into the part of the body that is there already, in its spelling."""
-    return next((keys for keys in all_keys if len(keys) > 1 and keys[0] in request), all_keys[0])
-
-
-def _set(value: Any, keys: Sequence[str], most: int) -> Any:
-    if not keys:
-        return most
-    inner = value if isinstance(value, dict) else {}
-    return {**inner, keys[0]: _set(inner.get(keys[0]), keys[1:], most)}

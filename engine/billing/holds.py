@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from engine.billing.books import estimate_input_tokens, is_own
 from engine.billing.budgets import BudgetBook
-from engine.billing.ceilings import Ceiling, find_ceiling, limit_output
+from engine.billing.ceilings import Ceiling, find_ceiling
 from engine.billing.purses import Purse, PurseDesk
 from engine.call import Call, Caller
 from engine.config.snapshot import Policy
@@ -18,6 +18,7 @@ from engine.errors import DependencyAway, InvalidRequest
 from engine.policies.refusals import HeaderPairs
 from engine.storage.leases import OpenHold, PurseTerms
 from engine.wire.operations import WRITING
+from engine.wire.output_length import limit_output
 
 NOTHING = Decimal(0)
 MAX_TOKENS_SET = b"x-max-tokens-set"
@@ -139,8 +140,8 @@ class HoldStage:
             most = within if most is None else min(most, within)
         if most is None:
             return amount
-        limit_output(call, most)
-        headers.append((MAX_TOKENS_SET, b"%d" % most))
+        if limit_output(call, most):
+            headers.append((MAX_TOKENS_SET, b"%d" % most))
         return ceiling.at(most)
 
     async def _find_bound(self, purses: Sequence[Purse], policy: Policy, amount: Decimal) -> Decimal | None:

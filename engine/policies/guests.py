@@ -14,8 +14,8 @@ from engine.config.schema_anonymous import AnonymousFile
 from engine.config.snapshot import Limit, Model, Policy, Price, Snapshot
 from engine.errors import KeyRefused, NotAllowed
 from engine.policies.refusals import HeaderPairs
-from engine.wire.json_text import write_json
 from engine.wire.operations import WRITING
+from engine.wire.output_length import limit_output
 
 MISSING = "api_key_missing"
 _SCOPES = frozenset({"inference"})
@@ -54,7 +54,7 @@ class Guests:
                 param="model",
             )
         if call.operation in WRITING:
-            shorten(call, rule.max_tokens)
+            limit_output(call, rule.max_tokens)
 
     def limit(self, call: Call) -> Limit:
         """What a guest may ask for in a day; one object for each number, for limiters know limits by identity."""
@@ -76,36 +76,3 @@ def is_free(price: Price) -> bool:
 
 def list_open(snapshot: Snapshot, rule: AnonymousFile) -> Iterator[str]:
     return (name for name, model in sorted(snapshot.models.items()) if is_open(model, rule))
-
-
-def shorten(call: Call, most: int) -> None:
-    """Make the request ask for an answer of at most `most` tokens, in the words of its dialect."""
-    side = call.door.format.client
-    if side.asked_output is None:
-        return
-    asked = side.asked_output(call.request)
-    if isinstance(asked, int) and not isinstance(asked, bool) and 0 <= asked <= most:
-        return
-    request = {**call.request}
-    for path in side.output_places[1:]:
-        _put(request, path, None)
-    _put(request, side.output_places[0], most)
-    call.as_asked, call.chat = call.as_asked or call.request, None
-    call.request, call.body = request, write_json(request)
-
-
-def _put(tree: dict[str, object], path: tuple[str, ...], value: int | None) -> None:
-    """Set or (None) take away what is at a path; what is on the way is copied, for others hold the old one."""
-    *above, last = path
-    for key in above:
-        inner = tree.get(key)
-        if not isinstance(inner, dict):
-            if value is None:
-                return
-            inner = {}
-        tree[key] = inner = {**inner}
-        tree = inner
-    if value is None:
-        tree.pop(last, None)
-    else:
-        tree[last] = value

@@ -10,13 +10,11 @@ from engine.call import Call
 from engine.config.schema_anonymous import AnonymousFile
 from engine.errors import KeyRefused, NotAllowed
 from engine.policies.admission import Admission, LimitStage
-from engine.policies.guests import Guests, shorten
+from engine.policies.guests import Guests
 from engine.policies.limits import Limiter
 from engine.policies.refusals import LimitReached
-from engine.wire.doors import Door
 from tests.policies.test_admission import make_call
 from tests.routing.things import make_model, make_policy, make_price, make_snapshot, make_target
-from tests.wire.formats_at_hand import load_format
 
 MISSING = KeyRefused("no API key was given", code="api_key_missing")
 FREE = make_model("free", make_target("p"), price=make_price("0", "0"))
@@ -36,7 +34,7 @@ def make_guest_call(model: Any = FREE, address: str = "203.0.113.7", **rule: Any
     call = make_call()
     anonymous = AnonymousFile.model_validate({"anonymous": "default", "enabled": True, **rule})
     call.snapshot = replace(SNAPSHOT, things={"anonymous": {"default": anonymous}})
-    call.caller, call.model, call.client_ip = None, model, address
+    call.caller, call.model, call.client_ip, call.body = None, model, address, b"{}"
     return call
 
 
@@ -103,28 +101,13 @@ async def test_a_free_model_that_no_glob_names_is_closed() -> None:
             pass
 
 
-@pytest.mark.parametrize(
-    ("format", "body", "shortened"),
-    [
-        ("openai-chat", {}, {"max_completion_tokens": 50}),
-        ("openai-chat", {"max_tokens": 90}, {"max_completion_tokens": 50}),
-        ("openai-chat", {"max_tokens": 20}, {"max_tokens": 20}),
-        ("anthropic-messages", {"max_tokens": 9000}, {"max_tokens": 50}),
-        ("openai-responses", {}, {"max_output_tokens": 50}),
-        (
-            "gemini",
-            {"generationConfig": {"topK": 1}},
-            {"generationConfig": {"topK": 1, "maxOutputTokens": 50}},
-        ),
-        ("bedrock-converse", {}, {"inferenceConfig": {"maxTokens": 50}}),
-    ],
-)
-def test_an_answer_is_as_long_as_a_guests_may_be(
-    format: str, body: dict[str, Any], shortened: dict[str, Any]
-) -> None:
-    call, before = make_guest_call(), repr(body)
-    spoken = load_format(format)
-    call.door, call.request = Door(spoken, spoken.client.serves[0]), body
-    shorten(call, 50)
-    assert call.request == shortened
-    assert repr(body) == before
+async def test_a_guests_answer_is_bounded() -> None:
+    guests, admission = make_admission()
+    call = make_guest_call(max_tokens=50)
+    call.caller, call.body, call.request = (
+        guests.welcome(call, MISSING),
+        b'{"max_tokens":90}',
+        {"max_tokens": 90},
+    )
+    async with admission.admit(call, make_policy()):
+        assert (call.request, call.body) == ({"max_tokens": 50}, b'{"max_tokens":50}')
