@@ -10,7 +10,8 @@ Every letter carries a key of its own, the same at every try, for sinks that sen
 import asyncio
 import smtplib
 import ssl
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from email.message import EmailMessage
 from email.utils import formataddr, parseaddr
 from typing import Any, Literal
@@ -22,11 +23,13 @@ from engine.config.schema_mail import MAIL_NAMES, MailFile
 from engine.errors import UpstreamFailure
 from engine.mail.letters import Letter
 from engine.secret import Secret
+from engine.telemetry.redaction import mask_text
 from engine.upstream.pools import Upstreams, control_client
 from engine.wire.expressions import TemplateFailed
 from engine.wire.templates import compile_template
 
-_LONGEST_WORDS = 300
+_LONGEST_WORDS, _MOST_READ = 300, 4000
+_SHORTEST_SECRET = 6
 _FOR_GOOD = frozenset({400, 404, 405, 410, 413, 415, 422})
 """Answers that will be the same next time."""
 
@@ -43,8 +46,25 @@ class Outcome:
 async def send_letter(letter: Letter, to: str, key: str, mail: MailFile, upstreams: Upstreams) -> Outcome:
     """Give a letter to the declared sink. Never raises what a sink may do."""
     if mail.sink == "http":
-        return await _post(letter, to, key, mail, upstreams)
-    return await asyncio.to_thread(_speak_smtp, letter, to, key, mail)
+        outcome = await _post(letter, to, key, mail, upstreams)
+    else:
+        outcome = await asyncio.to_thread(_speak_smtp, letter, to, key, mail)
+    return replace(outcome, words=mask_words(outcome.words, mail))
+
+
+def mask_words(words: str, mail: MailFile) -> str:
+    """What a sink said, which is kept and shown, without the credential that it may have quoted."""
+    for secret in sorted(_list_secrets(mail), key=len, reverse=True):
+        words = words.replace(secret, "***")
+    return mask_text(words)[:_LONGEST_WORDS]
+
+
+def _list_secrets(mail: MailFile) -> Iterator[str]:
+    """Of a header each word, too: `Bearer` is said, and then the key."""
+    for text in (mail.password, mail.url, *mail.headers.values()):
+        if isinstance(text, Secret):
+            told = text.reveal()
+            yield from (part for part in (told, *told.split()) if len(part) >= _SHORTEST_SECRET)
 
 
 async def _post(letter: Letter, to: str, key: str, mail: MailFile, upstreams: Upstreams) -> Outcome:
@@ -69,7 +89,7 @@ async def _post(letter: Letter, to: str, key: str, mail: MailFile, upstreams: Up
 
 
 def read_answer(status: int, content: bytes, id_key: str) -> Outcome:
-    words = content[:_LONGEST_WORDS].decode("utf-8", "replace")
+    words = content[:_MOST_READ].decode("utf-8", "replace")
     if 200 <= status < 300:
         return Outcome("taken", sink_id=_find_id(content, id_key))
     if status >= 500:
@@ -148,4 +168,4 @@ def _connect(mail: MailFile) -> smtplib.SMTP:
 
 
 def _say(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"[:_LONGEST_WORDS]
+    return f"{type(error).__name__}: {error}"[:_MOST_READ]

@@ -15,6 +15,7 @@ from engine.config.schema_payments import StripeEntry
 from engine.errors import DependencyAway, InvalidRequest, NotFound
 from engine.payments.interfaces import Object, PaymentRefused
 from engine.secret import Secret
+from engine.telemetry.redaction import mask_text
 from engine.upstream.pools import Upstreams, control_client
 
 API_VERSION = "2026-10-28.endive"
@@ -151,4 +152,5 @@ async def _ask(asking: Awaitable[Any]) -> Object:
 
 
 def _word(error: stripe.StripeError) -> str:
-    return error.user_message or "Stripe refused this"
+    """What Stripe says; were it to quote our key, nobody would see it."""
+    return mask_text(error.user_message or "Stripe refused this")

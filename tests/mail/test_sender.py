@@ -16,7 +16,8 @@ from engine.config.settings import read_settings
 from engine.errors import ConfigRefused
 from engine.mail.samples import SAMPLES
 from engine.mail.sender import MailSender, plan_retry
-from engine.mail.sinks import Outcome
+from engine.mail.sinks import Outcome, mask_words, read_answer
+from engine.secret import Secret
 from engine.storage.outbox import queue_mail
 from engine.storage.outgoing import Claimed
 from engine.storage.postgres import Connection, Database
@@ -386,3 +387,18 @@ def test_the_shipped_presets_are_extended_with_a_sender(folder: Path) -> None:
 def test_half_a_sink_is_refused_where_it_stands(folder: Path, text: str, told: str) -> None:
     with pytest.raises(ConfigRefused, match=told):
         load(folder, f"mail: default\n{text}")
+
+
+@pytest.mark.parametrize("padding", [0, 280, 295, 3990])
+def test_a_sink_that_quotes_its_key_is_not_quoted(padding: int) -> None:
+    key = "re_AbCdEfGhIjKl"
+    mail = MailFile.model_validate(
+        {
+            "mail": "x", "sink": "http", "sender": "a@b.c", "url": "https://mail.test/send", "body": BODY,
+            "headers": {"authorization": Secret(f"Bearer {key}")}, "password": Secret(""),
+        }
+    )  # fmt: skip
+    said = read_answer(401, f"{'x' * padding} {key} is wrong; https://x/?token=abcdefghijk".encode(), "id")
+    words = mask_words(said.words, mail)
+    assert words.startswith("status 401: ") and len(words) <= 300
+    assert key[:8] not in words and "abcdefghijk" not in words

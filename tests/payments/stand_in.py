@@ -59,6 +59,7 @@ class StripeStandIn:
         """The same after it: Stripe has done it and the line is cut."""
         self.prices: dict[str, Object] = {}
         self.declines = ""
+        self.secret_key = SECRET_KEY
         self._numbers = itertools.count(1)
 
     # --- the wire
@@ -67,7 +68,7 @@ class StripeStandIn:
         parts = urlsplit(url)
         params = read_form(body) if method == "POST" else read_form(parts.query)
         self.asked.append((method, parts.path, params))
-        assert headers["authorization"] == f"Bearer {SECRET_KEY}"
+        assert headers["authorization"] == f"Bearer {self.secret_key}"
         assert headers["stripe-version"] == "2026-10-28.endive"
         key = headers.get("idempotency-key", "")
         if method == "POST":
@@ -80,9 +81,12 @@ class StripeStandIn:
             if (problem := self.fail_after(method, parts.path)) is not None:
                 raise problem
             return status, document
-        if (problem := self.fail(method, parts.path)) is not None:
+        problem = self.fail(method, parts.path)
+        if problem is not None and not isinstance(problem, Refused):
             raise problem
         try:
+            if problem is not None:
+                raise problem
             status, document = 200, self._do(method, parts.path.removeprefix("/v1/"), params)
         except Refused as refused:
             status, document = refused.status, {"error": refused.error}

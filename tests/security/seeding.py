@@ -52,10 +52,10 @@ billing:
 
 
 @contextmanager
-def serve_stripe() -> Iterator[str]:
+def serve_stripe(played: StripeStandIn) -> Iterator[str]:
     """The played Stripe at a port; its address."""
     config = uvicorn.Config(
-        StripeStandIn().asgi, port=find_free_port(), log_config=None, lifespan="off", interface="asgi3"
+        played.asgi, port=find_free_port(), log_config=None, lifespan="off", interface="asgi3"
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
@@ -74,6 +74,7 @@ class House:
     gateway: Gateway
     simulator: Simulator
     database_url: str
+    stripe: StripeStandIn
     keys: dict[str, str] = field(default_factory=dict)
 
     def list_ids(self) -> dict[str, list[str]]:
@@ -120,19 +121,25 @@ def run_command(gateway: Gateway, *words: str) -> str:
 
 @contextmanager
 def keep_house(folder: Path, files: Mapping[str, str] | None = None, **environ: str) -> Iterator[House]:
-    """A gateway that serves, with its people."""
+    """A gateway that serves, with its people. `{database}` in a variable is the address of its database."""
     database = EmbeddedDatabase(folder / "database")
     url = asyncio.run(database.start())
+    played = StripeStandIn()
+    played.secret_key = environ.get("STRIPE_KEY", played.secret_key)
     try:
-        with serve_stripe() as stripe:
-            yield from _keep(folder, url, stripe, files or {}, environ)
+        with serve_stripe(played) as stripe:
+            environ = {name: value.replace("{database}", url) for name, value in environ.items()}
+            for gateway, simulator in _keep(folder, url, stripe, files or {}, environ):
+                house = House(gateway, simulator, url, played, {"environment": ADMIN_KEY})
+                seed_people(house)
+                yield house
     finally:
         asyncio.run(database.stop())
 
 
 def _keep(
     folder: Path, url: str, stripe: str, files: Mapping[str, str], environ: Mapping[str, str]
-) -> Iterator[House]:
+) -> Iterator[tuple[Gateway, Simulator]]:
     simulator = Simulator(folder)
     given = {
         "gateway.yaml": GATEWAY.format(stripe=stripe),
@@ -152,9 +159,7 @@ def _keep(
         },
     )
     with running(simulator, gateway):
-        house = House(gateway, simulator, url, {"environment": ADMIN_KEY})
-        seed_people(house)
-        yield house
+        yield gateway, simulator
 
 
 def seed_people(house: House) -> None:
