@@ -89,6 +89,8 @@ class Caller:
     """Of the user whose key it is: nothing that this role may not is done with the key. "" where nobody says."""
     budgets: "tuple[Budget, ...]" = ()
     """Of the key, its user and its team."""
+    status: str = "active"
+    """Of whose account it is: bot and suspended have no inference among their scopes."""
     prepaid: bool = False
     """Calls are paid from credit, and without credit there are none. Otherwise what they cost is written down."""
     trial: TrialTerms | None = None

@@ -27,12 +27,15 @@ from engine.storage.user_listing import (
 )
 
 _DOMAIN = re.compile(r"(?=.{1,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9-]{2,63}", re.IGNORECASE)
+Status = Literal["active", "bot", "suspended"]
+"""bot and suspended: no inference with the keys of this account."""
 Short = Annotated[Text, StringConstraints(min_length=1, max_length=320)]
 
 
 class UsersQuery(Strict):
     email: Short | None = None
     is_active: bool | None = None
+    status: Status | None = None
     role: Name | None = None
     plan: Name | Literal[""] | None = None
     key_id: Short | None = None
@@ -49,6 +52,7 @@ class ChangeUser(Strict):
     plan: Name | Literal[""] | None = None
     prepaid: bool | None = None
     is_active: bool | None = None
+    status: Status | None = None
 
 
 class FindByKey(Strict):
@@ -83,7 +87,7 @@ class UserRoutes:
                   need=to_change("users:delete")),
             Route("GET", f"{path}/{{user_id}}", self.show, "Show a user.", need=to_look("users:read")),
             Route("PATCH", f"{path}/{{user_id}}", self.change,
-                  "Change a user's name, plan, whether calls are paid before, whether the account is active.",
+                  "Change a user's name, plan, mark, whether calls are paid before, whether the account is active.",
                   body=ChangeUser, need=to_change("users:update")),
         )  # fmt: skip
 
@@ -140,7 +144,9 @@ class UserRoutes:
         user_id, named = ask.names["user_id"], ask.body.model_fields_set
         changes = {name: getattr(ask.body, name) for name in CHANGEABLE if name in named}
         if not changes or None in changes.values():
-            raise InvalidRequest("name at least one of name, plan, prepaid, is_active, and none as null")
+            raise InvalidRequest(
+                "name at least one of name, plan, prepaid, is_active, status, and none as null"
+            )
         check_plan(self._read_snapshot(), changes.get("plan"))
         desk = self._open_desk(ask)
 

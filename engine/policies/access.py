@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from engine.call import Caller, KeyBounds
 
 INFERENCE, CATALOG, READ, ADMIN = "inference", "catalog", "read", "admin"
+MARKED = {"bot": "is marked as a bot's", "suspended": "is suspended"}
+"""Accounts that may not ask for anything, until an administrator says otherwise; all else of them stays open."""
 PUBLIC = frozenset({"/health", "/health/ready", "/metrics", "/openapi.json", "/docs"})
 
 
@@ -73,6 +75,10 @@ def check_access(
         if permission == EVERYTHING:
             raise NotAllowed("this route is for administrators", code="insufficient_permissions")
         raise NotAllowed(f"this needs the permission {permission}", code="insufficient_permissions")
+    if caller.status in MARKED and need.scope == INFERENCE:
+        raise NotAllowed(
+            f"the account of this key {MARKED[caller.status]}", code=f"subscription_{caller.status}"
+        )
     if need.scope not in caller.scopes:
         raise NotAllowed(f"this key does not have the scope `{need.scope}`", code="scope_missing")
     if caller.bounds is not None:

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 CACHE_FILE = "keys.cache"
 MOST_KEYS = 10_000
-_LAYOUT = 6
+_LAYOUT = 7
 _HASH, _N, _KEY_ID = 0, 1, 2
 
 
@@ -100,13 +100,15 @@ def _write_row(key: KnownKey) -> list[Any]:
         who.plan,
         who.prepaid,
         who.owner_role,
+        who.status,
         write_terms(who.trial),
     ]
 
 
 def _read_row(row: list[Any], ring: KeyRing) -> KnownKey:
     hashed, n, key_id, user_id, role, name, last4, models, scopes, expires_at, *rest = row
-    environment, scoped_models, rules, own_keys, budgets, team_id, plan, prepaid, owner_role, trial = rest
+    environment, scoped_models, rules, own_keys, budgets, *rest = rest
+    team_id, plan, prepaid, owner_role, status, trial = rest
     caller = Caller(
         key_id=key_id,
         user_id=user_id,
@@ -125,6 +127,7 @@ def _read_row(row: list[Any], ring: KeyRing) -> KnownKey:
         plan=plan,
         prepaid=prepaid,
         owner_role=owner_role,
+        status=status,
         trial=read_terms(trial),
     )
     return KnownKey(bytes.fromhex(hashed), caller, n)

@@ -18,6 +18,8 @@ SELECT_KEY: LiteralString = (
     " jsonb_build_object('key', k.budgets, 'user', u.budgets, 'team', t.budgets),"
     " coalesce(k.team_id, ''), coalesce(t.plan, u.plan), coalesce(t.prepaid, u.prepaid),"
     " CASE WHEN k.team_id IS NULL THEN u.role ELSE '' END,"
+    " CASE WHEN k.team_id IS NULL THEN u.status ELSE coalesce((SELECT min(o.status) FROM team_members m"
+    " JOIN users o ON o.id = m.user_id WHERE m.team_id = k.team_id AND m.role = 'owner' AND o.active), 'active') END,"
     f" (SELECT {TRIAL_COLUMNS} FROM trials r"
     " WHERE r.user_id = k.user_id AND r.lifted_at IS NULL AND k.team_id IS NULL),"
     " (SELECT jsonb_object_agg(p.provider, jsonb_build_array(p.id, p.sealed)) FROM user_provider_keys p"
@@ -26,6 +28,7 @@ SELECT_KEY: LiteralString = (
     " (api_keys k JOIN users u ON u.id = k.user_id LEFT JOIN teams t ON t.id = k.team_id)"
     " ON k.hash = ANY(%(hashes)s::bytea[]) OR k.replaced_hash = ANY(%(hashes)s::bytea[])"
 )
+"""A team is marked when all of its owners are: "active" comes before the other words."""
 FOR_TEAMS = frozenset({"inference", "catalog"})
 """What a team's key may open: it is nobody's account, least of all that of who made it."""
 RULES = (
@@ -77,10 +80,12 @@ def _is_one_of(stored: bytes, hashes: Sequence[bytes]) -> bool:
 def make_caller(facts: Sequence[Any], until: float | None = None) -> Caller:
     """The caller of a key's columns; with `until` its old text, which ends then."""
     key_id, user_id, role, name, last4, environment, models, scopes, expires_at, *rest = facts
-    *rules, budgets, team_id, plan, prepaid, owner_role, trial = rest
+    *rules, budgets, team_id, plan, prepaid, owner_role, status, trial = rest
     granted, scoped_models = grant_scopes(scopes)
     if team_id:
         granted &= FOR_TEAMS
+    if status != "active":
+        granted -= {"inference"}
     given = {name: value for name, value in zip(RULES, rules, strict=True) if value not in (None, [], {})}
     ends = [moment for moment in (expires_at, until) if moment is not None]
     return Caller(
@@ -100,5 +105,6 @@ def make_caller(facts: Sequence[Any], until: float | None = None) -> Caller:
         plan=plan,
         prepaid=prepaid,
         owner_role=owner_role,
+        status=status,
         trial=read_terms(trial),
     )

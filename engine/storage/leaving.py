@@ -9,6 +9,7 @@ from typing import LiteralString
 from engine.config.roles import Roles
 from engine.storage.postgres import Connection, count_change
 from engine.storage.roles import keep_an_administrator, read_role
+from engine.storage.teams import touch_teams_of
 
 _ALONE: LiteralString = (
     "SELECT m.team_id FROM team_members m WHERE m.user_id = %(id)s AND NOT EXISTS"
@@ -28,6 +29,7 @@ class Leaving:
         if (await read_role(connection, user_id))["role"] in roles.administrators:
             await keep_an_administrator(connection, roles, user_id)
         n = await count_change(connection)
+        await touch_teams_of(connection, user_id, n)
         rows = await (await connection.execute(_ALONE, {"id": user_id})).fetchall()
         teams = [team_id for (team_id,) in rows]
         await connection.execute(

@@ -11,7 +11,7 @@ from engine.storage.postgres import Connection
 class Standing:
     balance: Balance
     subscription_status: str = "inactive"
-    """trial, active (there is a plan), or inactive."""
+    """trial, active (there is a plan), inactive; bot or suspended for an account that is marked."""
     trial_expires_at: datetime | None = None
     subscription_end_date: datetime | None = None
     allowance_reset_date: datetime | None = None
@@ -22,10 +22,11 @@ async def read_standing(connection: Connection, user_id: str, plan: str) -> Stan
     row = await (
         await connection.execute(
             "SELECT (SELECT ends_at FROM trials WHERE user_id = %s AND closed_at IS NULL AND ends_at > now()),"
-            " p.ends_at, p.allowance_until FROM (SELECT 1) one LEFT JOIN plan_terms p ON p.payer = %s",
-            (user_id, payer),
+            " p.ends_at, p.allowance_until, (SELECT nullif(status, 'active') FROM users WHERE id = %s)"
+            " FROM (SELECT 1) one LEFT JOIN plan_terms p ON p.payer = %s",
+            (user_id, user_id, payer),
         )
     ).fetchone()
-    trial, ends_at, until = row or (None, None, None)
+    trial, ends_at, until, marked = row or (None, None, None, None)
     status = "active" if plan else "trial" if trial is not None else "inactive"
-    return Standing(await read_balance(connection, payer), status, trial, ends_at, until)
+    return Standing(await read_balance(connection, payer), marked or status, trial, ends_at, until)

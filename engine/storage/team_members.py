@@ -111,7 +111,7 @@ async def answer_invitation(connection: Connection, change: Change, team_id: str
 async def set_member(connection: Connection, change: Change, team_id: str, user_id: str, role: str) -> str:
     """Give a member another role in the team; the one before."""
     async with connection.transaction():
-        await count_change(connection)
+        n = await count_change(connection)
         before = await _find_below(connection, change, team_id, user_id)
         mine = await find_member(connection, team_id, change.user_id, "admin")
         if RANKS[role] > RANKS[mine]:
@@ -121,6 +121,7 @@ async def set_member(connection: Connection, change: Change, team_id: str, user_
         await connection.execute(
             "UPDATE team_members SET role = %s WHERE team_id = %s AND user_id = %s", (role, team_id, user_id)
         )
+        await connection.execute("UPDATE teams SET changed_n = %s WHERE id = %s", (n, team_id))
         event = Event("team.member_update", team_id, user_id, {"role": before}, {"role": role})
         await write_event(connection, change.ring, change.by, event)
     return before
@@ -129,13 +130,14 @@ async def set_member(connection: Connection, change: Change, team_id: str, user_
 async def remove_member(connection: Connection, change: Change, team_id: str, user_id: str) -> None:
     """Take somebody out of a team, or leave it. Keys that were made for the team stay with it."""
     async with connection.transaction():
-        await count_change(connection)
+        n = await count_change(connection)
         before = await _find_below(connection, change, team_id, user_id)
         if before == "owner":
             await _keep_an_owner(connection, team_id, user_id)
         await connection.execute(
             "DELETE FROM team_members WHERE team_id = %s AND user_id = %s", (team_id, user_id)
         )
+        await connection.execute("UPDATE teams SET changed_n = %s WHERE id = %s", (n, team_id))
         event = Event("team.member_remove", team_id, user_id, {"role": before})
         await write_event(connection, change.ring, change.by, event)
 

@@ -85,6 +85,15 @@ async def create_team(connection: Connection, change: Change, team_id: str, name
         await write_event(connection, change.ring, change.by, event)
 
 
+async def touch_teams_of(connection: Connection, user_id: str, n: int) -> None:
+    """Every worker looks anew at the keys of the teams that a user owns."""
+    await connection.execute(
+        "UPDATE teams SET changed_n = %s WHERE id IN (SELECT team_id FROM team_members"
+        " WHERE user_id = %s AND role = 'owner')",
+        (n, user_id),
+    )
+
+
 async def list_teams(connection: Connection, user_id: str) -> list[dict[str, Any]]:
     """The teams of a user, oldest first."""
     async with connection.cursor(row_factory=dict_row) as cursor:

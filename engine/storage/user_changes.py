@@ -16,9 +16,9 @@ from engine.storage.postgres import Connection, count_change
 from engine.storage.roles import keep_an_administrator
 from engine.storage.secrets import KeyRing
 from engine.storage.sessions import Held, end_sessions
-from engine.storage.teams import set_plan
+from engine.storage.teams import set_plan, touch_teams_of
 
-CHANGEABLE = ("name", "plan", "prepaid", "is_active")
+CHANGEABLE = ("name", "plan", "prepaid", "is_active", "status")
 MOST_AT_ONCE = 500
 _OF_DOMAIN: LiteralString = (
     "SELECT u.id, u.email, u.role, (SELECT count(*) FROM api_keys k WHERE k.user_id = u.id"
@@ -47,7 +47,7 @@ async def update_user(connection: Connection, desk: Desk, user_id: str, changes:
         n = await count_change(connection)
         async with connection.cursor(row_factory=dict_row) as cursor:
             await cursor.execute(
-                "SELECT name, plan, prepaid, active AS is_active, role, erased_at FROM users WHERE id = %s",
+                "SELECT name, plan, prepaid, active AS is_active, status, role, erased_at FROM users WHERE id = %s",
                 (user_id,),
             )
             before = await cursor.fetchone()
@@ -59,11 +59,14 @@ async def update_user(connection: Connection, desk: Desk, user_id: str, changes:
             raise NotAllowed("an account that was deleted stays deleted", code="account_deleted")
         if before["is_active"] and not after["is_active"]:
             await _shut(connection, desk, user_id, before["role"])
+        if (after["is_active"], after["status"]) != (before["is_active"], before["status"]):
+            await touch_teams_of(connection, user_id, n)
         if after["plan"] != before["plan"]:
             await set_plan(connection, f"user:{user_id}", after["plan"])
         await connection.execute(
             "UPDATE users SET name = coalesce(%(name)s, name), prepaid = coalesce(%(prepaid)s, prepaid),"
-            " active = coalesce(%(is_active)s, active), updated_at = now(), changed_n = %(n)s WHERE id = %(id)s",
+            " active = coalesce(%(is_active)s, active), status = coalesce(%(status)s, status),"
+            " updated_at = now(), changed_n = %(n)s WHERE id = %(id)s",
             {**dict.fromkeys(CHANGEABLE), **changes, "n": n, "id": user_id},
         )
         names = [name for name in changes if before[name] != after[name]]
@@ -126,6 +129,7 @@ async def _end(connection: Connection, desk: Desk, user_id: str, n: int) -> None
         )
     ).fetchall()
     await end_sessions(connection, desk.ring, Held(user_id), "deactivated", desk.by)
+    await touch_teams_of(connection, user_id, n)
     await connection.execute(
         "UPDATE users SET active = false, updated_at = now(), changed_n = %s WHERE id = %s", (n, user_id)
     )

@@ -14,11 +14,12 @@ _FILTERS: Mapping[str, LiteralString] = {
     "is_active": "u.active = %(is_active)s",
     "role": "u.role = %(role)s",
     "plan": "u.plan = %(plan)s",
+    "status": "u.status = %(status)s",
     "key_id": "u.id = (SELECT user_id FROM api_keys WHERE id = %(key_id)s)",
 }
 _SHOWN: LiteralString = """
-    SELECT u.id, u.email, u.name, u.role, u.plan, u.active AS is_active, u.prepaid, u.email_verified, u.created_at,
-        u.updated_at, k.api_keys, k.active_api_keys, coalesce(c.balance_usd, 0) AS credit_usd,
+    SELECT u.id, u.email, u.name, u.role, u.plan, u.active AS is_active, u.status, u.prepaid, u.email_verified,
+        u.created_at, u.updated_at, k.api_keys, k.active_api_keys, coalesce(c.balance_usd, 0) AS credit_usd,
         coalesce(a.balance_usd, 0) AS allowance_usd
     FROM u LEFT JOIN ledger_accounts c ON c.id = 'credit:user:' || u.id
     LEFT JOIN ledger_accounts a ON a.id = 'allowance:user:' || u.id
@@ -103,6 +104,7 @@ async def sum_up_users(connection: Connection) -> dict[str, Any]:
         sums = await cursor.fetchone()
     assert sums is not None, "counts have one row"
     roles = await connection.execute("SELECT role, count(*) FROM users GROUP BY role ORDER BY role")
+    marks = await connection.execute("SELECT status, count(*) FROM users GROUP BY status ORDER BY status")
     plans = await connection.execute("SELECT plan, count(*) FROM users GROUP BY plan ORDER BY plan")
     pots = await connection.execute(
         "SELECT coalesce(sum(balance_usd) FILTER (WHERE id LIKE 'credit:%'), 0),"
@@ -116,6 +118,7 @@ async def sum_up_users(connection: Connection) -> dict[str, Any]:
         **sums,
         "by_role": dict(await roles.fetchall()),
         "by_plan": dict(await plans.fetchall()),
+        "by_status": dict(await marks.fetchall()),
         "balance": {name: f"{amount:f}" for name, amount in zip(_POTS, held, strict=True)},
     }
 

@@ -322,6 +322,20 @@ async def test_every_rule_of_a_key_reaches_its_caller_and_the_cache_file(
         assert (bounds.limit.requests, bounds.limit.concurrency) == ({60: 5}, 1)
 
 
+async def test_a_worker_that_learns_its_keys_from_the_file_knows_whose_account_is_marked(
+    store: KeyStore, connection: Connection, ring: KeyRing
+):
+    issued = await issue_key(
+        connection, ring, KeyRequest("marked", user="marked@b.c", scopes=("inference", "read"))
+    )
+    await connection.execute("UPDATE users SET status = 'bot' WHERE email = 'marked@b.c'")
+    caller = await store.fetch(issued.key.reveal())
+    await store._save()
+    (kept,) = [known.caller for known in store._file.load() if known.caller.key_id == issued.id]
+    for who in (caller, kept):
+        assert (who.status, who.scopes) == ("bot", {"catalog", "read"})
+
+
 async def test_a_key_without_rules_carries_none(store: KeyStore, connection: Connection, ring: KeyRing):
     text = (await issue_key(connection, ring, KeyRequest("plain"))).key.reveal()
     assert (await store.fetch(text)).bounds is None
