@@ -259,6 +259,7 @@ class WorkerApp:
         self.metrics.watch("gatewayz_payment_events_total", lambda: as_reading(payments.inbox.counts))
         self.metrics.watch("gatewayz_payment_flags_total", lambda: as_reading(payments.flags))
         self.metrics.watch("gatewayz_payment_findings", lambda: payments.reconciler.open_findings)
+        self._chores.add_look(payments.reconciler.count_open)
         self._chores.add(
             *list_payment_chores(
                 payments, self._database, lambda: read_books(self._read_snapshot()), entry.reconcile

@@ -186,11 +186,28 @@ async def assign_plan(connection: Connection, till: Till, ask: Ask, plan: PlanFi
         )
     ).fetchone()
     ends_at: datetime | None = row[0] if row is not None else None
-    await put_on_plan(connection, f"user:{asked.user_id}", plan.plan, source="admin", ends_at=ends_at)
+    payer = f"user:{asked.user_id}"
+    follows = await find_what_follows(connection, payer)
+    await put_on_plan(
+        connection,
+        payer,
+        plan.plan,
+        source="admin",
+        ends_at=ends_at,
+        falls_back_to=follows if ends_at else "",
+    )
     after = {"plan": plan.plan, "ends_at": _show_time(ends_at)}
     event = Event("plan.assign", asked.user_id, asked.user_id, {"plan": before}, after)
     await write_event(connection, till.ring, ask.by, event)
     return ends_at
+
+
+async def find_what_follows(connection: Connection, payer: str) -> str:
+    """The plan that an administrator gave without an end: it is there again when one with an end is over."""
+    term = await read_term(connection, payer)
+    if term is None or term.source != "admin":
+        return ""
+    return term.plan if term.ends_at is None else term.falls_back_to
 
 
 def show_plan(plan: PlanFile) -> dict[str, Any]:

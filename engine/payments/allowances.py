@@ -16,6 +16,8 @@ from engine.payments.objects import Invoice, Line
 
 CENT = Decimal("0.01")
 NOTHING = Decimal(0)
+LONGEST_MONTH_S = 32 * 86400
+"""A period that is longer is no month."""
 _WHOLE = frozenset({"subscription_create", "subscription_cycle", "subscription"})
 
 
@@ -26,6 +28,7 @@ class Brings:
     plan: str
     allowance_usd: Decimal
     period_end: int
+    period_start: int = 0
 
 
 def find_plan_sold(plans: Mapping[str, PlanFile], product_id: str, price_id: str) -> PlanFile | None:
@@ -42,7 +45,7 @@ def read_what_it_brings(invoice: Invoice, plans: Mapping[str, PlanFile]) -> Brin
     whole = [(line, plan) for line, plan in known if not line.is_proration and line.amount_cents >= 0]
     if invoice.reason in _WHOLE and whole:
         line, plan = max(whole, key=lambda pair: pair[0].ends)
-        return Brings(plan.plan, plan.allowance_usd, line.ends)
+        return Brings(plan.plan, plan.allowance_usd, line.ends, line.begins)
     charged = [(line, plan) for line, plan in known if line.amount_cents >= 0]
     if not charged:
         return Brings("", NOTHING, 0)
@@ -53,7 +56,8 @@ def read_what_it_brings(invoice: Invoice, plans: Mapping[str, PlanFile]) -> Brin
         if credit.amount_cents < 0 and credit.ends == line.ends
     ]
     brought = plan.allowance_usd * share_of_month(line) - sum(unused, NOTHING)
-    return Brings(plan.plan, max(brought, NOTHING).quantize(CENT, ROUND_DOWN), line.ends)
+    allowance_usd = max(brought, NOTHING).quantize(CENT, ROUND_DOWN)
+    return Brings(plan.plan, allowance_usd, line.ends, line.begins)
 
 
 def share_of_month(line: Line) -> Decimal:
@@ -62,9 +66,19 @@ def share_of_month(line: Line) -> Decimal:
     return min(Decimal(1), Decimal(max(line.ends - line.begins, 0)) / month_s)
 
 
+def find_month_end(period_start: int, period_end: int) -> int:
+    """When an allowance is given anew: with the period, or with the first month of a longer one."""
+    return period_end if period_end - period_start <= LONGEST_MONTH_S else add_months(period_start, 1)
+
+
 def begin_of_month(ends: int) -> int:
     """The moment a month before, on the same day where that month has it."""
-    end = datetime.fromtimestamp(ends, UTC)
-    year, month = (end.year, end.month - 1) if end.month > 1 else (end.year - 1, 12)
-    day = min(end.day, monthrange(year, month)[1])
-    return int(end.replace(year=year, month=month, day=day).timestamp())
+    return add_months(ends, -1)
+
+
+def add_months(moment: int, months: int) -> int:
+    """So many months later, on the same day where that month has it, else on its last."""
+    at = datetime.fromtimestamp(moment, UTC)
+    year, month = divmod(at.year * 12 + at.month - 1 + months, 12)
+    day = min(at.day, monthrange(year, month + 1)[1])
+    return int(at.replace(year=year, month=month + 1, day=day).timestamp())

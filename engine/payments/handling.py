@@ -40,11 +40,14 @@ class Telling:
 
 
 Handle = Callable[[Telling], Awaitable[str]]
+SettleIntent = Callable[[Telling, str], Awaitable[None]]
+"""Told of facts of an intent that paid for none of our payments."""
 
 
 class EventHandler:
     def __init__(self, stripe: Stripe, settler: Settler) -> None:
         self._stripe, self._settler = stripe, settler
+        self._settle_other: SettleIntent | None = None
         self._handles: dict[str, Handle] = {
             "checkout.session.completed": self._note_session,
             "checkout.session.async_payment_succeeded": self._note_session,
@@ -62,8 +65,9 @@ class EventHandler:
             "charge.dispute.funds_reinstated": self._note_dispute,
         }
 
-    def add(self, handles: Mapping[str, Handle]) -> None:
+    def add(self, handles: Mapping[str, Handle], settle_other: SettleIntent | None = None) -> None:
         self._handles.update(handles)
+        self._settle_other = settle_other
 
     @property
     def types(self) -> list[str]:
@@ -75,6 +79,13 @@ class EventHandler:
             return {}
         charge_id = read_id(told.object.get("charge"))
         return {charge_id: await self._stripe.fetch("charges", charge_id)} if charge_id else {}
+
+    async def fetch(self, missing: FetchFirst) -> Object:
+        """Raises DependencyAway."""
+        if missing.what != "invoice payments":
+            return await self._stripe.fetch(missing.what, missing.name)
+        asked = {"payment": {"type": "payment_intent", "payment_intent": missing.name}}
+        return {"data": [each async for each in self._stripe.walk(missing.what, asked)]}
 
     async def handle(self, telling: Telling) -> str:
         """Raises FetchFirst, or whatever stands in the way: then nothing of it stays."""
@@ -187,6 +198,8 @@ class EventHandler:
         payment_id = await crediting.find_payment_of_intent(telling.connection, intent_id)
         if payment_id:
             await self._settler.settle(telling.connection, payment_id, telling.books.terms)
+        elif self._settle_other is not None:
+            await self._settle_other(telling, intent_id)
         return DONE
 
 

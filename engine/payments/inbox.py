@@ -13,7 +13,7 @@ import psycopg
 
 from engine.errors import DependencyAway, GatewayError
 from engine.payments.handling import IGNORED, STORED, EventHandler, Fetched, FetchFirst, Telling
-from engine.payments.interfaces import Object, Stripe
+from engine.payments.interfaces import Object
 from engine.payments.objects import Told, read_event
 from engine.payments.offers import Books
 from engine.secret import Secret
@@ -48,13 +48,12 @@ class Inbox:
         self,
         database: Database,
         ring: KeyRing,
-        stripe: Stripe,
         handler: EventHandler,
         read_books: Callable[[], Books],
         *,
         live: bool,
     ) -> None:
-        self._database, self._ring, self._stripe = database, ring, stripe
+        self._database, self._ring = database, ring
         self._handler, self._read_books, self._live = handler, read_books, live
         self.counts: dict[str, int] = {}
         """Events by what became of them."""
@@ -83,7 +82,7 @@ class Inbox:
             try:
                 return await self._do(told, event, fetched, came_by)
             except FetchFirst as missing:
-                fetched[missing.name] = await self._stripe.fetch(missing.what, missing.name)
+                fetched[missing.name] = await self._handler.fetch(missing)
         raise ValueError("what it tells changes while it is looked at")
 
     async def _do(self, told: Told, event: Object, fetched: Fetched, came_by: str) -> str:

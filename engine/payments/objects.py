@@ -146,6 +146,8 @@ class Invoice:
     currency: str
     made_at: int
     lines: tuple[Line, ...]
+    intent_id: str = ""
+    """Of older endpoints only; since 2025 payments of invoices are objects of their own."""
 
 
 def read_invoice(found: Object) -> Invoice:
@@ -161,6 +163,7 @@ def read_invoice(found: Object) -> Invoice:
         currency=str(found.get("currency") or ""),
         made_at=int(found["created"]),
         lines=tuple(_read_line(line) for line in _read_list(found.get("lines"))),
+        intent_id=read_id(found.get("payment_intent")),
     )
 
 

@@ -18,6 +18,7 @@ from engine.payments.inbox import Inbox
 from engine.payments.interfaces import Object, Stripe
 from engine.payments.objects import read_id, read_mark
 from engine.storage.payment_rows import Row, fetch_rows
+from engine.storage.plan_terms import list_disagreeing
 from engine.storage.postgres import Connection, Database
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class Reconciler:
         self._database, self._stripe, self._inbox = database, stripe, inbox
         self._types, self._clock = frozenset(handler.types), clock
         self.open_findings = 0
-        """As of the last comparison that this process made or showed."""
+        """What no comparison has resolved, as this process read it last."""
 
     async def compare(self, since: int, *, replay: bool) -> Report:
         """Raises DependencyAway when Stripe or the database is away: what was found until then is not written."""
@@ -84,6 +85,7 @@ class Reconciler:
         await self._compare_events(report, until, replay=replay)
         await self._compare_intents(report, until)
         await self._compare_charges(report, until)
+        await self._compare_plans(report)
         await self._write(report, began)
         return report
 
@@ -180,7 +182,7 @@ class Reconciler:
             intent_id = read_id(charge.get("payment_intent"))
             ours = await self._select(
                 "SELECT coalesce((SELECT refunded_cents FROM stripe_charges WHERE charge_id = %s), 0) AS cents"
-                " FROM payments WHERE intent_id = %s",
+                " WHERE %s IN (SELECT intent_id FROM payments UNION SELECT intent_id FROM stripe_invoice_payments)",
                 (charge["id"], intent_id),
             )
             if ours and ours[0]["cents"] != charge["amount_refunded"]:
@@ -188,6 +190,16 @@ class Reconciler:
                 report.findings.append(
                     Finding("refund_differs", read_id(charge), int(charge["created"]), facts)
                 )
+
+    async def _compare_plans(self, report: Report) -> None:
+        """Our own rows: what subscriptions give, the plan terms that follow it, and the plans of keys."""
+
+        async def work(connection: Connection) -> list[dict[str, str]]:
+            return await list_disagreeing(connection)
+
+        for row in await self._database.run(work):
+            payer = row.pop("payer")
+            report.findings.append(Finding("plan_differs", payer, int(self._clock()), dict(row)))
 
     # --- rows
 
@@ -212,22 +224,24 @@ class Reconciler:
         await self._database.run(work)
 
     async def _write(self, report: Report, began: Any) -> None:
-        async def work(connection: Connection) -> int:
+        async def work(connection: Connection) -> None:
             async with connection.transaction():
                 for each in report.findings:
                     details = Jsonb({"at": each.at, **each.details})
                     await connection.execute(_KEEP, (each.kind, each.subject, details))
                 await connection.execute(_RESOLVE, (began, report.since))
-                row = await (
-                    await connection.execute(
-                        "SELECT count(*) FROM payment_findings WHERE resolved_at IS NULL"
-                    )
-                ).fetchone()
-                return 0 if row is None else int(row[0])
 
-        self.open_findings = await self._database.run(work)
+        await self._database.run(work)
+        await self.count_open()
         for each in report.findings:
             log.warning("payments: %s %s %s", each.kind, each.subject, each.details)
+
+    async def count_open(self) -> None:
+        """Whichever worker compared: the table is everybody's."""
+        (row,) = await self._select(
+            "SELECT count(*) AS n FROM payment_findings WHERE resolved_at IS NULL", ()
+        )
+        self.open_findings = int(row["n"])
 
     async def _read_clock(self) -> Any:
         (row,) = await self._select("SELECT now() AS now", ())

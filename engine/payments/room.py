@@ -75,8 +75,9 @@ def build_payments(
         flags[flag] = flags.get(flag, 0) + 1
 
     handler = EventHandler(stripe, Settler(hooks.purchase_made, count_flag, hooks.top_up_booked))
-    handler.add(Subscriber().handles)
-    inbox = Inbox(database, ring, stripe, handler, read, live=is_live(entry))
+    subscriber = Subscriber()
+    handler.add(subscriber.handles, subscriber.settle_intent)
+    inbox = Inbox(database, ring, handler, read, live=is_live(entry))
     desk = PaymentDesk(database, ring, stripe, handler, read, entry)
     return Payments(
         stripe,

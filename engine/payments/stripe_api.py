@@ -31,6 +31,7 @@ _PLACES = {
     "subscriptions": "subscriptions",
     "subscription schedules": "subscription_schedules",
     "portal sessions": "billing_portal.sessions",
+    "invoice payments": "invoice_payments",
     "events": "events",
 }
 

@@ -46,10 +46,15 @@ class Chores:
     def __init__(self, database: Database, look_each_s: float = _LOOK_EACH_S) -> None:
         self._database, self._look_each_s = database, look_each_s
         self._chores: list[Chore] = []
+        self._looks: list[Callable[[], Coroutine[Any, Any, object]]] = []
         self._task: asyncio.Task[None] | None = None
 
     def add(self, *chores: Chore) -> None:
         self._chores += chores
+
+    def add_look(self, look: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """What every worker reads each time that it looks: figures of shared tables, for its metrics."""
+        self._looks.append(look)
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._look_often())
@@ -72,6 +77,8 @@ class Chores:
             await asyncio.sleep(self._look_each_s * random.uniform(0.5, 1.5))  # nosec B311 # a pause
             try:
                 await self.do_what_is_due()
+                for look in self._looks:
+                    await look()
             except (GatewayError, psycopg.Error) as error:
                 log.debug("nobody looked for chores: %s", error)
 

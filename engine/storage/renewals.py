@@ -29,7 +29,7 @@ async def end_expired_plans(connection: Connection, now: datetime) -> list[str]:
     """Whose plans have ended; each in a transaction of its own."""
     rows = await (
         await connection.execute(
-            "SELECT payer, plan, ends_at FROM plan_terms WHERE ends_at <= %s AND source <> 'trial'"
+            "SELECT payer, plan, ends_at FROM plan_terms WHERE ends_at <= %s AND source NOT IN ('trial', 'stripe')"
             " ORDER BY ends_at LIMIT %s",
             (now, _AT_ONCE),
         )

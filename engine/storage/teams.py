@@ -17,7 +17,7 @@ from psycopg.rows import dict_row
 from engine.errors import NotAllowed, NotFound
 from engine.storage.audit import Actor, Event, write_event
 from engine.storage.ledger import read_balance
-from engine.storage.plan_terms import end_plan, put_on_plan
+from engine.storage.plan_terms import end_plan, put_on_plan, read_subscribed, read_term
 from engine.storage.postgres import Connection, count_change
 from engine.storage.secrets import KeyRing
 
@@ -170,10 +170,17 @@ async def update_team(connection: Connection, change: Change, team_id: str, chan
 
 
 async def set_plan(connection: Connection, payer: str, plan: str) -> None:
-    """Put a payer on a plan by an administrator's word; "" takes it away, with the terms that came with it."""
-    await end_plan(connection, payer, ref=f"plan:{payer}:{token_hex(8)}", kind="adjustment")
-    await put_on_plan(connection, payer, plan, source="admin")
-    if not plan:
+    """Put a payer on a plan by an administrator's word; "" takes away what an administrator gave.
+
+    What is subscribed to is ended by cancelling it, and its allowance is never taken for a gift's sake.
+    """
+    term = await read_term(connection, payer)
+    if term is None or term.source != "stripe":
+        await end_plan(connection, payer, ref=f"plan:{payer}:{token_hex(8)}", kind="adjustment")
+    if plan:
+        await put_on_plan(connection, payer, plan, source="admin")
+    elif await read_subscribed(connection, payer) is None:
+        await put_on_plan(connection, payer, "", source="admin")
         await connection.execute("DELETE FROM plan_terms WHERE payer = %s", (payer,))
 
 

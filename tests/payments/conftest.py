@@ -18,6 +18,7 @@ from engine.payments.stripe_api import StripeApi
 from engine.storage.ledger import Balance, read_balance
 from engine.storage.ledger_reading import verify_ledger
 from engine.storage.payment_rows import Row, fetch_row, fetch_rows
+from engine.storage.plan_terms import list_disagreeing
 from engine.storage.postgres import Connection, Database
 from engine.storage.secrets import KeyRing
 from engine.upstream.pools import Upstreams
@@ -123,6 +124,7 @@ class House:
         async def check(connection: Connection) -> None:
             verdict = await verify_ledger(connection)
             assert not verdict.problems, verdict.problems
+            assert await list_disagreeing(connection) == []
 
         await self.run(check)
         accounts = await self.rows("SELECT id, balance_usd FROM ledger_accounts WHERE balance_usd <> 0")

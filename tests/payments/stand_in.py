@@ -164,11 +164,13 @@ class StripeStandIn:
             found = list(reversed(self.events))
         else:
             word: str = {"payment_intents": "payment_intent", "charges": "charge", "payment_methods": "payment_method",
-                    "subscriptions": "subscription"}[kind]  # fmt: skip
+                    "subscriptions": "subscription", "invoice_payments": "invoice_payment"}[kind]  # fmt: skip
             found = [each for each in reversed(self.objects.values()) if each["object"] == word]
         for name in ("customer",):
             if name in params:
                 found = [each for each in found if each.get(name) == params[name]]
+        if asked := params.get("payment"):
+            found = [each for each in found if each["payment"] == asked]
         since = int((params.get("created") or {}).get("gte", 0))
         until = int((params.get("created") or {}).get("lt", 2**40))
         found = [each for each in found if since <= each["created"] < until]
@@ -409,7 +411,33 @@ class StripeStandIn:
     def pay_invoice(self, invoice_id: str) -> None:
         invoice = self.objects[invoice_id]
         invoice |= {"status": "paid", "amount_paid": invoice["amount_due"]}
+        if invoice["amount_due"] > 0:
+            self._pay_for(invoice)
         self.tell("invoice.paid", invoice)
+
+    def _pay_for(self, invoice: Object) -> None:
+        """A payment intent with its charge, and the object that says for which invoice they are."""
+        money = {"currency": "usd", "customer": invoice["customer"]}
+        cents = invoice["amount_paid"]
+        intent = self._keep(
+            "pi", "payment_intent", amount=cents, amount_received=cents, status="succeeded", **money
+        )
+        charge = self._keep("ch", "charge", amount=cents, amount_refunded=0, refunded=False, paid=True,
+                            payment_intent=intent["id"], **money)  # fmt: skip
+        intent["latest_charge"] = charge["id"]
+        paid = self._keep("inpay", "invoice_payment", invoice=invoice["id"], status="paid", amount_paid=cents,
+                          payment={"type": "payment_intent", "payment_intent": intent["id"]})  # fmt: skip
+        self.tell("invoice_payment.paid", paid)
+
+    def find_intent_of(self, invoice: Object) -> str:
+        """What paid for an invoice."""
+        paid = next(each for each in self.objects.values()
+                    if each["object"] == "invoice_payment" and each["invoice"] == invoice["id"])  # fmt: skip
+        return str(paid["payment"]["payment_intent"])
+
+    def list_invoices(self, subscription_id: str) -> list[Object]:
+        return [each for each in self.objects.values() if each["object"] == "invoice"
+                and each["parent"]["subscription_details"]["subscription"] == subscription_id]  # fmt: skip
 
     def make_line(self, price: str, cents: int, begins: int, ends: int, proration: bool = False) -> Object:
         details = {"proration": proration, "subscription_item": "si_x"}

@@ -17,12 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.call import Caller
+from engine.storage.plan_terms import list_disagreeing
 from tests.payments.conftest import House
 from tests.payments.stand_in import Object, StripeStandIn, sign
 
 TIMES = 3
 BEGAN_AT = 1_795_000_000
-QUIET = frozenset({"charge.succeeded", "invoice.created", "invoice.finalized"})
+QUIET = frozenset({"charge.succeeded", "invoice.created", "invoice.finalized", "invoice_payment.paid"})
 """Told in the large stories only: they change nothing, and each would multiply the orders."""
 Story = Callable[[StripeStandIn, str, str], None]
 
@@ -114,7 +115,45 @@ def renewal_that_fails_and_ends(stripe: StripeStandIn, session_id: str, customer
     stripe.events = [each for each in stripe.events if each["type"] != "customer.subscription.updated"]
 
 
+def subscription_whose_invoice_is_refunded(stripe: StripeStandIn, session_id: str, customer: str) -> None:
+    subscription = stripe.subscribe(customer, "price_pro_month")
+    stripe.now += 5 * 86400
+    (invoice,) = stripe.list_invoices(subscription["id"])
+    stripe.refund(stripe.find_intent_of(invoice), 200)
+    stripe.now += 60
+    stripe.refund(stripe.find_intent_of(invoice), 600)
+
+
+def refund_of_a_period_that_is_over(stripe: StripeStandIn, session_id: str, customer: str) -> None:
+    subscription = stripe.subscribe(customer, "price_pro_month")
+    stripe.events = [each for each in stripe.events if each["type"].startswith("invoice")]
+    (invoice,) = stripe.list_invoices(subscription["id"])
+    stripe.renew(subscription["id"])
+    stripe.refund(stripe.find_intent_of(invoice), 800)
+
+
+def dispute_of_an_invoice_that_is_won(stripe: StripeStandIn, session_id: str, customer: str) -> None:
+    subscription = stripe.subscribe(customer, "price_pro_month")
+    (invoice,) = stripe.list_invoices(subscription["id"])
+    dispute = stripe.dispute(stripe.find_intent_of(invoice), 800)
+    stripe.now += 60
+    dispute["status"] = "won"
+    stripe.tell("charge.dispute.closed", dispute)
+    left_out = ("charge.dispute.funds_withdrawn", "customer.subscription.created")
+    stripe.events = [each for each in stripe.events if each["type"] not in left_out]
+
+
+def cancellation_that_is_to_come(stripe: StripeStandIn, session_id: str, customer: str) -> None:
+    subscription = stripe.subscribe(customer, "price_pro_month")
+    stripe.now += 86400
+    stripe._do("POST", f"subscriptions/{subscription['id']}", {"cancel_at_period_end": "true"})
+
+
 SMALL: Sequence[Story] = (
+    subscription_whose_invoice_is_refunded,
+    refund_of_a_period_that_is_over,
+    dispute_of_an_invoice_that_is_won,
+    cancellation_that_is_to_come,
     paid_checkout,
     checkout_paid_at_the_second_try_and_refunded_twice,
     dispute_that_is_won,
@@ -181,6 +220,11 @@ async def read_end(house: House, caller: Caller, before: dict[str, Decimal]) -> 
     standing = await house.row(
         "SELECT plan, period_end > 0 AS runs FROM stripe_standings WHERE payer = %s", caller.payer
     )
+    term = await house.row(
+        "SELECT plan, source, ends_at, allowance_usd, allowance_until FROM plan_terms WHERE payer = %s",
+        caller.payer,
+    )
+    assert await house.run(list_disagreeing) == []
     moved = {name: after[name] - before.get(name, Decimal(0)) for name in after}
     return {
         "balance": (balance.credit_usd, balance.allowance_usd),
@@ -188,6 +232,7 @@ async def read_end(house: House, caller: Caller, before: dict[str, Decimal]) -> 
         "payments": payments,
         "plan": plan,
         "standing": standing,
+        "term": term,
     }
 
 

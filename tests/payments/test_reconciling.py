@@ -1,17 +1,26 @@
 """Stripe's books beside ours: what never came is found, done when that is wanted, and resolved when it is there."""
 
+import asyncio
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
 
-from engine.payments.reconciling import Report
+from engine.payments.reconciling import Reconciler, Report
 from engine.payments.yearly import count_months, renew_yearly
+from engine.storage.chores import Chores
 from engine.storage.postgres import Connection
 from tests.payments.conftest import BOOKS, House
 
 SINCE = 1_794_000_000
+
+
+async def wait_until(fact: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not fact():
+            await asyncio.sleep(0.01)
 
 
 async def buy(house: House) -> str:
@@ -45,6 +54,20 @@ async def test_what_never_came_is_found_and_resolved_when_it_came(house: House) 
     assert house.payments.reconciler.open_findings == 0
     assert len(await house.payments.reconciler.list_findings(10, resolved=True)) == 3
     assert list(await house.payments.reconciler.list_findings(10, resolved=False)) == []
+
+
+async def test_every_worker_counts_the_findings_of_whichever_looked(house: House) -> None:
+    other = Reconciler(house.database, house.payments.stripe, house.payments.inbox, house.payments.handler)
+    await buy(house)
+    await house.payments.reconciler.compare(SINCE, replay=False)
+    looks = Chores(house.database, look_each_s=0.01)
+    looks.add_look(other.count_open)
+    looks.start()
+    await wait_until(lambda: other.open_findings == 3)
+    await house.tell_all()
+    await house.payments.reconciler.compare(SINCE, replay=False)
+    await wait_until(lambda: other.open_findings == 0)
+    await looks.stop()
 
 
 async def test_with_replay_the_missing_events_are_done_by_the_same_handler(house: House) -> None:
