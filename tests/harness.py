@@ -15,6 +15,8 @@ from typing import Any, Self
 
 import httpx
 
+from tests.homes import furnish
+
 ADMIN_KEY = "gw_test_9fQzL2vXk7RtB4mWc8YpJ3nHs6DgA1uEoTi5KxZqVwC"
 READY_WITHIN_S = 30.0
 
@@ -101,12 +103,13 @@ class Simulator(Process):
 
 
 class Gateway(Process):
-    """`gatewayz serve` in a folder of its own."""
+    """`gatewayz serve` in a folder of its own, with a home as a first start leaves it."""
 
     def __init__(self, folder: Path, *, workers: int = 1, port: int | None = None, **environ: str) -> None:
         port = port or find_free_port()
         self.folder = folder
         settings = {"GATEWAYZ_ADMIN_KEY": ADMIN_KEY, "GATEWAYZ_HOME": str(folder / "home")} | environ
+        furnish(Path(settings["GATEWAYZ_HOME"]), database="DATABASE_URL" not in settings)
         command = ["engine.cli", "serve", "--port", str(port), "--workers", str(workers)]
         super().__init__(command, port, "/health/ready", folder, clean_environment(**settings))
 

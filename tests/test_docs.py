@@ -48,6 +48,7 @@ from engine.wire.templates import TemplateSet
 from engine.wire.trees import DIRECTIVES
 from engine.wire.usage import Usage
 from engine.wire.verbs import VERBS
+from tests.homes import lend_parsed_files
 from tests.routing.things import DOOR
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -188,6 +189,7 @@ class NoControl:
 
 @pytest.fixture
 def worker(tmp_path: Path) -> Iterator[WorkerApp]:
+    lend_parsed_files(tmp_path)
     loader = Loader(read_settings(home=tmp_path, config=tmp_path / "gateway.yaml"), {})
     (tmp_path / "gateway.yaml").write_text("database: embedded\nredis: none\n")
     snapshot = loader.prepare(loader.read(), run_examples=False)
@@ -391,7 +393,9 @@ def check_files(files: Mapping[str, str], folder: Path, monkeypatch: pytest.Monk
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One for all checks, so that the shipped files are parsed once."""
-    return tmp_path_factory.mktemp("home")
+    made = tmp_path_factory.mktemp("home")
+    lend_parsed_files(made)
+    return made
 
 
 WITH_FILES = [page for page in PAGES if any(b.language == "yaml" and not b.manner for b in list_blocks(page))]

@@ -11,9 +11,10 @@ from engine.storage.secrets import KeyRing
 from engine.upstream.pools import Upstreams
 from tests.accounts.house import House, WatchedDatabase
 from tests.accounts.issuer import Issuer
-from tests.storage.conftest import cluster, database_url, ring, server_url
+from tests.homes import lend_parsed_files
+from tests.storage.conftest import database_url, ring, server_url
 
-__all__ = ["cluster", "database_url", "ring", "server_url"]
+__all__ = ["database_url", "ring", "server_url"]
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +22,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     """What is shipped."""
     folder = tmp_path_factory.mktemp("shipped")
     (folder / "gateway.yaml").write_text("database: embedded\nredis: none\n")
+    lend_parsed_files(folder)
     loader = Loader(read_settings(home=folder, config=folder / "gateway.yaml"), {})
     snapshot: Snapshot = loader.prepare(loader.read(), run_examples=False)
     return snapshot

@@ -13,6 +13,7 @@ from engine.errors import ConfigRefused
 from engine.policies.login_rules import is_refused_domain
 from engine.policies.password_rules import find_fault
 from tests.harness import write_files
+from tests.homes import lend_parsed_files
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def load(folder: Path, environ: dict[str, str] | None = None, **files: str) -> Snapshot:
     written = {f"policies.d/{name}.yaml": text for name, text in files.items()}
     write_files(folder, {"gateway.yaml": "database: embedded\nredis: none\n", **written})
+    lend_parsed_files(folder)
     loader = Loader(read_settings(home=folder, config=folder / "gateway.yaml"), environ or {})
     return loader.prepare(loader.read(), run_examples=False)
 

@@ -17,7 +17,6 @@ from engine.storage.postgres import Connection
 from engine.storage.users import get_or_create_user
 from tests.config.conftest import Folder, folder, parsed, provider
 from tests.storage.conftest import (  # noqa: F401 - fixtures
-    cluster,
     connection,
     database_url,
     home,

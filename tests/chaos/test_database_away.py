@@ -24,6 +24,7 @@ from tests.chaos.traffic import (
     wait_until,
 )
 from tests.harness import Gateway, Simulator, running, write_files
+from tests.homes import lend_database
 
 NOTICED_S = 6.5
 STRANGER = "gw_live_" + "x" * 43
@@ -262,7 +263,7 @@ class External:
     """A PostgreSQL that belongs to nobody's gateway."""
 
     def __init__(self, folder: Path) -> None:
-        self.server = EmbeddedDatabase(folder)
+        self.server = EmbeddedDatabase(lend_database(folder))
         self.url = asyncio.run(self.server.start())
 
     def stop(self) -> None:

@@ -19,6 +19,7 @@ from engine.policies.shared_limits import BEAT_EVERY_S, LEASE_S
 from engine.storage.embedded import EmbeddedDatabase
 from tests.chaos.traffic import Answer, Load, ask, list_family, read_gauges, report, run_keys, wait_until
 from tests.harness import Gateway, Simulator, running, write_files
+from tests.homes import lend_database
 from tests.valkey import Valkey, valkey
 
 MODELS = {  # name: (limits, what the simulator is asked for)
@@ -66,7 +67,7 @@ def gateways(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[Gateway, Gateway, Valkey, dict[str, str]]]:
     tmp_path = tmp_path_factory.mktemp("pair")
-    database = EmbeddedDatabase(tmp_path / "database")
+    database = EmbeddedDatabase(lend_database(tmp_path / "database"))
     environ = {
         "DATABASE_URL": asyncio.run(database.start()),
         "GATEWAYZ_KEYRING": Fernet.generate_key().decode(),

@@ -20,6 +20,7 @@ from engine.storage.embedded import EmbeddedDatabase
 from engine.storage.redis import Redis
 from tests.chaos.traffic import Answer, ask, report, run_keys, wait_until
 from tests.harness import ADMIN_KEY, Gateway, Simulator, running, write_files
+from tests.homes import lend_database
 from tests.valkey import Valkey, valkey
 
 SCOPES = ("key", "user", "team", "model", "ip", "system")
@@ -87,7 +88,7 @@ def write_config(folder: Path, redis: Valkey, simulator: Simulator) -> None:
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     tmp_path = tmp_path_factory.mktemp("two")
-    database = EmbeddedDatabase(tmp_path / "database")
+    database = EmbeddedDatabase(lend_database(tmp_path / "database"))
     environ = {
         "DATABASE_URL": asyncio.run(database.start()),
         "GATEWAYZ_KEYRING": Fernet.generate_key().decode(),

@@ -12,7 +12,6 @@ from engine.storage.ledger_reading import verify_ledger
 from engine.storage.postgres import Connection
 from engine.storage.users import get_or_create_user
 from tests.storage.conftest import (  # noqa: F401 - fixtures
-    cluster,
     connection,
     database,
     database_url,

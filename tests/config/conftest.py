@@ -1,6 +1,5 @@
 """A folder of configuration files that tests write, and what the real loader makes of it."""
 
-import contextlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,11 +8,11 @@ from textwrap import dedent
 
 import pytest
 
-from engine.config.files import find_library, prebuild
 from engine.config.reload import Loader
 from engine.config.settings import read_settings
 from engine.config.snapshot import Snapshot
 from engine.errors import ConfigRefused
+from tests.homes import parse_shipped_files
 
 
 @dataclass
@@ -58,13 +57,8 @@ class Folder:
 
 
 @pytest.fixture(scope="session")
-def parsed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = Folder(tmp_path_factory.mktemp("parsed"))
-    (folder.path / "home").mkdir()
-    prebuild(find_library(), folder.path / "home/cache")
-    with contextlib.suppress(ConfigRefused):  # what is wrong with a shipped file is told by the tests of it
-        folder.load()
-    return folder.path / "home/cache"
+def parsed() -> Path:
+    return parse_shipped_files()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from cryptography.fernet import Fernet
 from engine.storage.embedded import EmbeddedDatabase
 from tests.accounts.issuer import AUDIENCE, Issuer
 from tests.harness import Gateway, running, write_files
+from tests.homes import lend_database
 from tests.valkey import valkey
 
 PASSWORD, NEW = "correct-Pferd-9-battery", "another-Hund-7-stapler"
@@ -70,7 +71,7 @@ class Pair:
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     folder = tmp_path_factory.mktemp("accounts")
-    database = EmbeddedDatabase(folder / "database")
+    database = EmbeddedDatabase(lend_database(folder / "database"))
     environ = {
         "DATABASE_URL": asyncio.run(database.start()),
         "GATEWAYZ_KEYRING": Fernet.generate_key().decode(),

@@ -17,6 +17,7 @@ from engine.config.settings import read_settings
 from engine.errors import UpstreamFailure
 from engine.wire.answers import SameWireAnswer, SameWireStream, fail_in_band
 from engine.wire.formats import Format
+from tests.homes import lend_parsed_files
 
 KEYS = (
     *("choices", "delta", "content", "role", "finish_reason", "usage", "prompt_tokens", "completion_tokens"),
@@ -94,6 +95,7 @@ DOCS = st.lists(st.one_of(nearly_right(), VALUES), min_size=1, max_size=3)
 @pytest.fixture(scope="module")
 def surfaces(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Format]:
     home = tmp_path_factory.mktemp("home")
+    lend_parsed_files(home)
     return lambda operation: load_surfaces(home)[operation]
 
 

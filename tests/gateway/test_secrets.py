@@ -19,6 +19,7 @@ from cryptography.fernet import Fernet
 from engine.storage.embedded import EmbeddedDatabase
 from tests.gateway.keyed_upstream import KeyedUpstream, Saying, word_error
 from tests.harness import Gateway, Simulator, clean_environment, running, write_files
+from tests.homes import lend_database
 
 CHAT = "/v1/chat/completions"
 PROMPT: dict[str, Any] = {"messages": [{"role": "user", "content": "Tell me a story."}]}
@@ -217,7 +218,7 @@ def dump_tables(url: str) -> str:
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EmbeddedDatabase, str]]:
-    server = EmbeddedDatabase(tmp_path_factory.mktemp("database"))
+    server = EmbeddedDatabase(lend_database(tmp_path_factory.mktemp("database")))
     url = asyncio.run(server.start())
     yield server, url
     asyncio.run(server.stop())

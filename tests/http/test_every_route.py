@@ -12,6 +12,7 @@ from engine.app import WorkerApp, create_worker_app
 from engine.config.reload import Loader, Runtime
 from engine.config.settings import read_settings
 from engine.policies.access import PUBLIC
+from tests.homes import lend_parsed_files
 
 
 class NoControl:
@@ -32,6 +33,7 @@ def worker(tmp_path: Path) -> Iterator[WorkerApp]:
     (tmp_path / "gateway.yaml").write_text("database: embedded\nredis: none\ntelemetry: {log_calls: false}\n")
     (tmp_path / "policies.d").mkdir()  # it asks more often than strangers may
     (tmp_path / "policies.d/edge.yaml").write_text("edge: default\nextends: default\nenabled: false\n")
+    lend_parsed_files(tmp_path)
     loader = Loader(read_settings(home=tmp_path, config=tmp_path / "gateway.yaml"), {})
     snapshot = loader.prepare(loader.read(), run_examples=False)
     app = create_worker_app(loader.settings, Runtime(snapshot), NoControl(), 0)

@@ -1,5 +1,5 @@
 """The database of tests/storage."""
 
-from tests.storage.conftest import cluster, database, database_url, home, ring, server_url
+from tests.storage.conftest import database, database_url, home, ring, server_url
 
-__all__ = ["cluster", "database", "database_url", "home", "ring", "server_url"]
+__all__ = ["database", "database_url", "home", "ring", "server_url"]

@@ -23,6 +23,7 @@ from engine.storage.outgoing import Claimed
 from engine.storage.postgres import Connection, Database
 from engine.storage.secrets import KeyRing
 from engine.upstream.pools import Upstreams
+from tests.homes import lend_parsed_files
 
 BODY = {
     "to": ["{{ mail.to }}"],
@@ -353,6 +354,8 @@ def test_pauses_grow_and_end() -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "policies.d").mkdir()
+    (tmp_path / "home").mkdir(mode=0o700)
+    lend_parsed_files(tmp_path / "home")
     yield tmp_path
 
 

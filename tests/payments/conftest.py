@@ -24,9 +24,9 @@ from engine.storage.secrets import KeyRing
 from engine.upstream.pools import Upstreams
 from engine.upstream.reply import Origin
 from tests.payments.stand_in import BASE, SECRET_KEY, WEBHOOK_SECRET, StripeStandIn
-from tests.storage.conftest import cluster, database, database_url, home, ring, server_url
+from tests.storage.conftest import database, database_url, home, ring, server_url
 
-__all__ = ["cluster", "database", "database_url", "home", "ring", "server_url"]
+__all__ = ["database", "database_url", "home", "ring", "server_url"]
 
 ENTRY = StripeEntry.model_validate(
     {

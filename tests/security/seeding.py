@@ -19,6 +19,7 @@ from psycopg import sql
 
 from engine.storage.embedded import EmbeddedDatabase
 from tests.harness import ADMIN_KEY, Gateway, Simulator, find_free_port, running, write_files
+from tests.homes import lend_database
 from tests.payments.stand_in import SECRET_KEY, WEBHOOK_SECRET, StripeStandIn
 
 ROLES = ("user", "developer", "admin")
@@ -122,7 +123,7 @@ def run_command(gateway: Gateway, *words: str) -> str:
 @contextmanager
 def keep_house(folder: Path, files: Mapping[str, str] | None = None, **environ: str) -> Iterator[House]:
     """A gateway that serves, with its people. `{database}` in a variable is the address of its database."""
-    database = EmbeddedDatabase(folder / "database")
+    database = EmbeddedDatabase(lend_database(folder / "database"))
     url = asyncio.run(database.start())
     played = StripeStandIn()
     played.secret_key = environ.get("STRIPE_KEY", played.secret_key)

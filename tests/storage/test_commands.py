@@ -75,8 +75,7 @@ def test_json_is_one_object_with_the_key_once(home: Path):
     )
 
 
-async def test_commands_work_beside_a_running_gateway(ready_home: Path):
-    home = ready_home
+async def test_commands_work_beside_a_running_gateway(home: Path):
     server = EmbeddedDatabase(home)
     await server.start()
     assert run(home, "migrate")[1].startswith("applied 0001_first.sql, ")
