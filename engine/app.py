@@ -32,6 +32,7 @@ from engine.http.catalog import ModelCatalog
 from engine.http.commerce import Commerce
 from engine.http.cors import Cors
 from engine.http.endpoints import Route
+from engine.http.house import HouseRoutes
 from engine.http.identifiers import CallIds
 from engine.http.inference import InferenceDoors, OpenCalls
 from engine.http.keys import KeyRoutes
@@ -288,7 +289,8 @@ class WorkerApp:
         routes.add("GET", "/health", monitoring.show_health)
         routes.add("GET", "/health/ready", monitoring.show_readiness)
         routes.add("GET", "/metrics", monitoring.show_metrics)
-        routes.declare(*Administration(control, self._list_calls, self._desk.note).list())
+        administration = Administration(control, self._list_calls, self._desk.note)
+        routes.declare(*administration.list())
         routes.declare(*BudgetRoutes(self._database, self._ring).list())
         routes.declare(*KeyRoutes(self._desk, self._read_snapshot).list())
         routes.declare(*TeamRoutes(self._database, self._ring, self._read_snapshot).list())
@@ -310,12 +312,25 @@ class WorkerApp:
         reader = Reader(self._database, flush)
         routes.declare(*StatementRoutes(reader, self._read_snapshot).list())
         routes.declare(*OwnUsageRoutes(reader, self._read_snapshot).list())
+        house = HouseRoutes(reader, self._read_snapshot, administration, control, self._count_kept)
+        routes.declare(*house.list())
         routes.declare(*ApiDescription(lambda: routes.declared, self._read_snapshot).list())
         routes.declare(*self._login.list_routes(identity))
         routes.declare(*self._commerce.list_routes())
         if self._payments is not None:
             self._chores.add(self._commerce.charge_with(self._payments.charges))
         return routes
+
+    def _count_kept(self) -> dict[str, Any]:
+        """How much is kept in memory, so that nobody has to be asked for it."""
+        snapshot = self._runtime.snapshot
+        return {
+            "keys": len(self._keys),
+            "routes_of_models": len(snapshot.plans),
+            "quotas_of_plans": len(snapshot.quotas),
+            "tariffs": len(snapshot.tariffs),
+            "limits": self._limiter.count_identities(),
+        }
 
     async def _refresh_caps(self) -> None:
         while True:

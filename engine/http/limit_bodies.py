@@ -70,6 +70,13 @@ class OwnerLimits(RateLimits):
         return _check_one(self)
 
 
+class LimitByText(Strict):
+    """POST /admin/limit. In the body: what stands in an address stands in logs."""
+
+    api_key: Annotated[Text, StringConstraints(min_length=1, max_length=300)]
+    rate_limits: RateLimits
+
+
 class OwnerQuery(Strict):
     """DELETE /admin/rate-limits/delete"""
 

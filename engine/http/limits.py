@@ -16,6 +16,7 @@ from engine.http.limit_bodies import (
     FLAT,
     AlertsQuery,
     KeyLimits,
+    LimitByText,
     ManyLimits,
     OwnerLimits,
     OwnerQuery,
@@ -37,6 +38,7 @@ from engine.storage.limit_settings import (
 )
 from engine.storage.postgres import Connection, Database
 from engine.storage.secrets import KeyRing
+from engine.storage.user_listing import find_by_key
 
 
 class LimitRoutes:
@@ -69,6 +71,8 @@ class LimitRoutes:
             Route("POST", f"{any_}/config", self.set_config, "Limit every key.", body=RateLimits),
             Route("POST", f"{any_}/config/reset", self.reset_config, "Leave every key to its policy."),
             Route("PUT", f"{any_}/update", self.set_owner, "Limit one key or user.", body=OwnerLimits),
+            Route("POST", "/admin/limit", self.set_key_by_text, "Limit the key that has this text.",
+                  body=LimitByText),
             Route("DELETE", f"{any_}/delete", self.free_owner, "Take these limits away.", query=OwnerQuery),
             Route(
                 "GET", "/velocity-mode-status", self.show_velocity, "Whether strangers get less now.",
@@ -170,6 +174,24 @@ class LimitRoutes:
         limits = write_limits(ask.body, {})
         await self._set_owner(ask.body, limits, ask.by)
         return Answer({"status": "success", **name_owner(ask.body), "rate_limits": show_limits(limits)})
+
+    async def set_key_by_text(self, ask: Ask) -> Answer:
+        async def find(connection: Connection) -> dict[str, Any]:
+            return await find_by_key(connection, self._ring, ask.body.api_key)
+
+        key = (await self._database.run(find))["key"]
+        asked = OwnerLimits(key_id=key["id"], **ask.body.rate_limits.model_dump(exclude_unset=True))
+        limits = write_limits(asked, {})
+        await self._set_owner(asked, limits, ask.by)
+        return Answer(
+            {
+                "status": "success",
+                "message": "the key has these limits",
+                "key_id": key["id"],
+                "user_id": key["user_id"],
+                "rate_limits": show_limits(limits),
+            }
+        )
 
     async def free_owner(self, ask: Ask) -> Answer:
         await self._set_owner(ask.query, {}, ask.by)
