@@ -106,7 +106,7 @@ async def carry(call: Call, headers: Headers, rooms: Rooms, reply: ClientReply) 
         if needs_estimate(call, plan):
             call.input_estimate = estimate_input_tokens(call.request)
         async with rooms.admission.admit(call, plan.policy) as limit_headers:
-            reply.add_headers(limit_headers)
+            reply.add_headers(limit_headers + name_receipt(call) if call.wants_receipt else limit_headers)
             reply.promise_life(plan.policy.keepalive_s)
             relay = Relay(call, reply, rooms.clock)
             attempts = Attempts(call, plan.timeouts, rooms.exchange, relay, rooms.clock, rooms.books.open)
@@ -143,6 +143,11 @@ def needs_estimate(call: Call, plan: Plan) -> bool:
     if len(plan.targets) > 1 and plan.model.strategy == "cheapest":
         return True
     return limits_tokens(call, plan.policy) or call.door.format.tells_estimate
+
+
+def name_receipt(call: Call) -> list[tuple[bytes, bytes]]:
+    """Where the receipt of a stream will be: what it cost is known when its headers are long gone."""
+    return [(b"x-receipt-url", b"/v1/receipts/" + call.id.encode())] if call.stream else []
 
 
 async def finish(call: Call, rooms: Rooms, reply: ClientReply, tail: bytes) -> None:

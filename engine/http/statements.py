@@ -11,6 +11,7 @@ from engine.config.snapshot import Price, Snapshot
 from engine.errors import NotFound, Unpriced
 from engine.http.csv_answers import wants_csv, write_csv, write_exact, write_row, write_shown
 from engine.http.endpoints import Answer, Ask, Route
+from engine.http.keys import find_owner
 from engine.http.reading import Reader
 from engine.http.statement_queries import (
     ALL_GROUPS,
@@ -22,6 +23,7 @@ from engine.http.statement_queries import (
 )
 from engine.policies.access import to_look
 from engine.storage.invoices import Invoice, list_months, number_invoice, read_invoice
+from engine.storage.teams import find_member
 from engine.storage.usage_sums import Span, sum_usage
 
 _SUMS = ("calls", "errors", "input_tokens", "cached_tokens", "output_tokens", "cost_usd")
@@ -41,6 +43,10 @@ class StatementRoutes:
             Route("GET", "/user/invoices", self.list_invoices, "Your months that have an invoice.", need=own),
             Route("GET", "/user/invoices/{id}", self.show_invoice, "An invoice of yours, by number or month.",
                   query=InvoiceQuery, need=own),
+            Route("GET", "/teams/{team_id}/invoices", self.list_invoices, "A team's months that have an invoice.",
+                  need=to_look("teams:read")),
+            Route("GET", "/teams/{team_id}/invoices/{id}", self.show_invoice, "A team's invoice, by number or month.",
+                  query=InvoiceQuery, need=to_look("teams:read")),
             Route("GET", "/admin/usage", self.show_any, "What anybody used.", query=AnyUsageQuery, need=everybody),
             Route("GET", "/admin/analytics", self.analyse, "Totals, days, models and users of a span of time.",
                   query=AnalyticsQuery, need=everybody),
@@ -90,13 +96,13 @@ class StatementRoutes:
     # --- invoices
 
     async def list_invoices(self, ask: Ask) -> Answer:
-        payer = find_payer(ask.caller)
+        payer = await self._find_payer(ask)
         (months,) = await self._reader.read(lambda connection: list_months(connection, payer))
         rows = [{"id": number_invoice(payer, month), **_name_month(month)} for month in months]
         return Answer({"object": "list", "data": rows})
 
     async def show_invoice(self, ask: Ask) -> Answer:
-        payer, name = find_payer(ask.caller), ask.names["id"]
+        payer, name = await self._find_payer(ask), ask.names["id"]
         (months,) = await self._reader.read(lambda connection: list_months(connection, payer))
         month = next((each for each in months if name in (each, number_invoice(payer, each))), None)
         if month is None:
@@ -105,6 +111,17 @@ class StatementRoutes:
         if wants_csv(ask, ask.query.format):
             return write_csv(list(list_cells(invoice)), _INVOICE_COLUMNS, f"invoice-{invoice.number}")
         return Answer(describe_invoice(invoice))
+
+    async def _find_payer(self, ask: Ask) -> str:
+        """Whose invoices are asked for: one's own, or those of a team that one leads, as for its payments."""
+        team_id = ask.names.get("team_id")
+        if team_id is None:
+            return find_payer(ask.caller)
+        user_id = find_owner(ask.caller)
+        await self._reader.read(
+            lambda connection: find_member(connection, team_id, user_id, "admin", ended_too=True)
+        )
+        return f"team:{team_id}"
 
     # --- for administrators
 

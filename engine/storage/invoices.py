@@ -73,7 +73,7 @@ async def read_invoice(connection: Connection, payer: str, month: str) -> Invoic
     row = await (await connection.execute(_BEFORE, asked)).fetchone()
     movements = await (await connection.execute(_SUMS, asked)).fetchall()
     kind, _, name = payer.partition(":")
-    where = {"team_id" if kind == "team" else "user_id": name}
+    where = {"team_id" if kind == "team" else "own_of": name}
     lines = await sum_usage(connection, Span(since, until, where), ["model"])
     opening = row[0] if row is not None else Decimal(0)
     return Invoice(number_invoice(payer, month), payer, month, since, until, opening, movements, lines)

@@ -33,6 +33,8 @@ _FILTERS: Mapping[str, LiteralString] = {
     "user_id": "c.user_id = %(user_id)s",
     "key_id": "c.key_id = %(key_id)s",
     "model": f"{LISTED} = %(model)s",
+    "own_of": "c.user_id = %(own_of)s AND NOT EXISTS (SELECT 1 FROM api_keys k WHERE k.id = c.key_id"
+    " AND k.team_id IS NOT NULL)",
     "team_id": "c.key_id IN (SELECT id FROM api_keys WHERE team_id = %(team_id)s)",
     "tags": "c.tags @> %(tags)s",
 }
@@ -67,7 +69,7 @@ _COSTS: LiteralString = (
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Whose calls, of which time; `where` holds any of user_id, key_id, team_id, model, tags."""
+    """Whose calls, of which time; `where` holds any of user_id, own_of (without teams), key_id, team_id, model, tags."""
 
     since: datetime
     until: datetime

@@ -71,6 +71,17 @@ def test_a_stream_has_its_receipt_under_the_callers_own_request_id(
     assert claims["status"] == "ok" and claims["cost_usd"] != "0"
 
 
+def test_a_stream_says_where_its_receipt_is_when_it_was_asked_for(
+    gateway: Gateway, owner: httpx.Client
+) -> None:
+    assert "x-receipt-url" not in ask(owner, stream=True).headers
+    answer = ask(owner, stream=True, **{"x-receipt": "1", "x-request-id": "used-by-two"})
+    ask(owner, stream=True, **{"x-request-id": "used-by-two"})
+    claims = read(gateway, owner.get(answer.headers["x-receipt-url"]).json()["receipt"])
+    assert answer.headers["x-receipt-url"] == f"/v1/receipts/{claims['call_id']}"
+    assert claims["status"] == "ok" and "x-receipt-url" not in ask(owner, **{"x-receipt": "1"}).headers
+
+
 def test_nobody_gets_somebody_elses_receipt(gateway: Gateway, owner: httpx.Client) -> None:
     call_id = ask(owner).headers["x-request-id"]
     with client(gateway, issue(gateway, "--user", "thief@b.c", "--scope", "inference")) as thief:

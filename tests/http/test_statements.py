@@ -174,3 +174,42 @@ def test_an_invoice_goes_by_number_or_month_and_is_nobody_elses(
         assert "balance,closing,,5.000000,5" in text
     refused = ann.get(f"/user/invoices/{listed['id']}")
     assert (refused.status_code, refused.json()["error"]["code"]) == (404, "invoice_not_found")
+
+
+@pytest.fixture(scope="module")
+def lead(gateway: Gateway) -> Iterator[httpx.Client]:
+    scopes = ("--scope", "inference", "--scope", "read", "--scope", "admin")
+    with client(gateway, issue(gateway, "--user", "lead@b.c", *scopes)) as made:
+        yield made
+
+
+def test_a_teams_invoice_has_what_the_team_pays_and_its_members_have_none_of_it(
+    gateway: Gateway, lead: httpx.Client, ann: httpx.Client
+) -> None:
+    team_id = lead.post("/teams", json={"name": "Payers"}).json()["team"]["team_id"]
+    made = lead.post(f"/teams/{team_id}/api-keys", json={"key_name": "shared"})
+    with client(gateway, made.json()["api_key"]) as asking:
+        for model in ("fable", "poem"):
+            body = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
+            assert asking.post("/v1/chat/completions", json=body).status_code == 200
+        refused = asking.get(f"/teams/{team_id}/invoices")
+        assert refused.status_code == 403
+    (listed,) = lead.get(f"/teams/{team_id}/invoices").json()["data"]
+    invoice = lead.get(f"/teams/{team_id}/invoices/{listed['id']}").json()
+    assert invoice == lead.get(f"/teams/{team_id}/invoices/{listed['month']}").json()
+    assert invoice["payer"] == f"team:{team_id}"
+    assert {line["model"]: line["calls"] for line in invoice["lines"]} == {"fable": 1, "poem": 1}
+    costs = sum(Decimal(line["exact_usd"]) for line in invoice["lines"])
+    assert Decimal(invoice["exact"]["closing_usd"]) == -costs < 0
+    assert lead.get("/user/invoices").json()["data"] == []
+    for path in (f"/teams/{team_id}/invoices", f"/teams/{team_id}/invoices/{listed['id']}"):
+        assert ann.get(path).status_code == 404
+    assert lead.get(f"/user/invoices/{listed['id']}").status_code == 404
+    assert "balance,closing" in lead.get(f"/teams/{team_id}/invoices/{listed['id']}?format=csv").text
+
+
+def test_an_owner_sees_the_invoices_of_a_team_that_ended(lead: httpx.Client) -> None:
+    team_id = lead.post("/teams", json={"name": "Ending"}).json()["team"]["team_id"]
+    ended = lead.request("DELETE", f"/teams/{team_id}", json={"confirmation": "DELETE_TEAM"})
+    assert ended.status_code == 200
+    assert lead.get(f"/teams/{team_id}/invoices").json()["data"] == []

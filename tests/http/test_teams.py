@@ -311,3 +311,12 @@ def test_bad_input_is_a_400(people: dict[str, Person], path: str, body: dict[str
     olga = people["olga"].client
     whole = path if path == "/teams" else f"/teams/{make_team(people)}{path}"
     assert olga.post(whole, json=body).status_code == 400
+
+
+def test_a_teams_invoices_are_for_those_who_lead_it(people: dict[str, Person]) -> None:
+    team_id = make_team(people)
+    told = {name: people[name].client.get(f"/teams/{team_id}/invoices") for name in people}
+    assert {name: answer.status_code for name, answer in told.items()} == {
+        "olga": 200, "ada": 200, "max": 403, "eve": 404,
+    }  # fmt: skip
+    assert told["max"].json()["error"]["code"] == "team_role_too_low"
