@@ -69,7 +69,7 @@ _COSTS: LiteralString = (
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Whose calls, of which time; `where` holds any of user_id, own_of (without teams), key_id, team_id, model, tags."""
+    """Whose calls, of which time; `where` holds any of user_id, own_of (no teams), key_id, team_id, model, tags."""
 
     since: datetime
     until: datetime
