@@ -186,7 +186,7 @@ class TeamRoutes:
         change, asked = self._change(ask), ask.body
 
         async def work(connection: Connection) -> dict[str, Any]:
-            email = asked.email or await find_address(connection, asked.user_id or "")
+            email = asked.email or await find_address(connection, asked.user_id or "", change.user_id)
             await invite(connection, change, ask.names["team_id"], email, asked.role)
             return {"message": "whoever has this address is asked to join", "role": asked.role}
 

@@ -94,14 +94,18 @@ async def _find(connection: Connection, code: str) -> Row:
         connection, f"SELECT {COLUMNS} FROM coupons WHERE code = %s", (code.strip().upper(),)
     )
     if coupon is None:
-        raise CouponRefused("there is no such coupon", code="COUPON_NOT_FOUND", status=404)
+        raise _say_unknown()
     return coupon
+
+
+def _say_unknown() -> CouponRefused:
+    return CouponRefused("there is no such coupon", code="COUPON_NOT_FOUND", status=404)
 
 
 def _check(coupon: Row, user_id: str, now: datetime) -> None:
     """What time and its makers say of a coupon; whether it is used up is said by the constraints."""
     if coupon["assigned_to"] not in (None, user_id):
-        raise CouponRefused("this coupon is somebody else's", code="COUPON_NOT_ASSIGNED", status=403)
+        raise _say_unknown()  # that it is there is nobody else's business
     if not coupon["active"]:
         raise CouponRefused("this coupon is not in use", code="COUPON_INACTIVE")
     if coupon["valid_from"] > now:

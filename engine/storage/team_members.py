@@ -57,10 +57,16 @@ async def invite(connection: Connection, change: Change, team_id: str, email: st
         await write_event(connection, change.ring, change.by, event)
 
 
-async def find_address(connection: Connection, user_id: str) -> str:
-    """The address of an active user, for inviting somebody by id."""
+async def find_address(connection: Connection, user_id: str, asked_by: str) -> str:
+    """The address of an active user, for inviting somebody by id: of those only whose address the asker can see,
+    being in a team with them. Anybody else is not there."""
     row = await (
-        await connection.execute("SELECT email FROM users WHERE id = %s AND active", (user_id,))
+        await connection.execute(
+            "SELECT u.email FROM users u JOIN team_members theirs ON theirs.user_id = u.id"
+            " JOIN team_members mine ON mine.team_id = theirs.team_id AND mine.user_id = %s"
+            " JOIN teams t ON t.id = mine.team_id AND t.active WHERE u.id = %s AND u.active LIMIT 1",
+            (asked_by, user_id),
+        )
     ).fetchone()
     if row is None:
         raise NotFound("there is no such user", code="user_not_found")
