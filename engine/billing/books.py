@@ -5,6 +5,7 @@ Whatever needs the network or the database happens later, in the flusher.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any, Protocol
 
@@ -22,6 +23,8 @@ _TEXTS = ("text", "arguments")
 _CONTENTS = ("content", "output", "summary", "parts")
 _DEEPEST = 4
 FREE = Decimal(0)
+_FAR = 2
+"""A count of delivered tokens may be off by nearly that."""
 LEAST_USD = Decimal("1e-12")
 """The last decimal of an amount anywhere."""
 
@@ -145,10 +148,20 @@ def measure_usage(call: Call, reader: AnswerReader | None) -> Usage | None:
         return None
     if isinstance(reader, RescueStream) and reader.shown_usage is not None:
         return reader.shown_usage
-    usage = reader.usage or Usage(
-        input=estimate_input_tokens(call.request), output=count_delivered_tokens(reader.texts), estimated=True
-    )
+    usage = reader.usage
+    if usage is None:
+        usage = Usage(input=estimate_input_tokens(call.request), estimated=True)
+    if usage.estimated or not (reader.ended or reader.settling):
+        usage = add_delivered(usage, count_delivered_tokens(reader.texts))
     return call.door.format.add_asked(usage, call.request)
+
+
+def add_delivered(usage: Usage, delivered: int) -> Usage:
+    """With the tokens that were delivered, where far fewer are told: some providers count the answer in the stream's
+    first event, and again in the last one, which a stream that is cut does not have."""
+    if delivered <= _FAR * usage.completion:
+        return usage
+    return replace(usage, output=usage.output + delivered - usage.completion, estimated=True)
 
 
 _PROMPTS = frozenset(

@@ -117,7 +117,9 @@ class BillingEntry(Strict):
         "what a caller who went away pays: what was delivered, all that the provider bills, or nothing",
         "delivered",
     )
-    on_error: Literal["never", "delivered"] = described("what a failed call costs the caller", "never")
+    on_error: Literal["never", "delivered"] = described(
+        "what a failed call costs the caller: nothing, or what was delivered before it failed", "delivered"
+    )
     fallback_attempts: Literal["never", "provider"] = described(
         "what attempts cost before the one that answered: nothing, or what their provider reported", "never"
     )

@@ -95,7 +95,7 @@ class Budget:
 @dataclass(frozen=True, slots=True)
 class BillingRule:
     on_abort: str = "delivered"
-    on_error: str = "never"
+    on_error: str = "delivered"
     fallback_attempts: str = "never"
     markup: Decimal = Decimal(0)
     unknown_price: "str | Price" = "refuse"

@@ -20,10 +20,16 @@ class Reader:
     """As much of an answer's reader as the books look at."""
 
     def __init__(
-        self, usage: Usage | None = None, texts: tuple[str, ...] = (), *, carries: bool = False
+        self,
+        usage: Usage | None = None,
+        texts: tuple[str, ...] = (),
+        *,
+        carries: bool = False,
+        ended: bool = True,
     ) -> None:
         self.usage, self.texts, self.carries = usage, list(texts), carries
         self.begun = bool(usage or texts or carries)
+        self.ended, self.settling = ended, False
 
 
 class Paper:
@@ -85,10 +91,11 @@ def test_a_call_is_settled_once() -> None:
 @pytest.mark.parametrize(
     ("status", "billing", "reader", "cost"),
     [
-        ("error", {}, Reader(REPORTED, ("hi",)), "0"),
-        ("error", {"on_error": "delivered"}, Reader(REPORTED, ("hi",)), "0.2"),
-        ("error", {"on_error": "delivered"}, Reader(REPORTED), "0"),
-        ("error", {"on_error": "delivered"}, None, "0"),
+        ("error", {}, Reader(REPORTED, ("hi",)), "0.2"),
+        ("error", {}, Reader(REPORTED), "0"),
+        ("error", {}, None, "0"),
+        ("error", {"on_error": "never"}, Reader(REPORTED, ("hi",)), "0"),
+        ("error", {"on_abort": "never"}, Reader(REPORTED, ("hi",)), "0.2"),
         ("aborted", {}, Reader(REPORTED, ("hi",)), "0.2"),
         ("aborted", {}, Reader(REPORTED), "0"),
         ("aborted", {}, Reader(REPORTED, carries=True), "0.2"),
@@ -111,6 +118,56 @@ def test_what_nobody_reported_is_estimated_from_what_was_delivered() -> None:
     assert record["usage_source"] == "estimated"
     assert record["tokens"] == {"input": 10, "output": 3}
     assert record["cost_usd"] == "0.04"
+
+
+@pytest.mark.parametrize("status", ["ok", "aborted", "error", "interrupted"])
+@pytest.mark.parametrize("billing", [{}, {"fallback_attempts": "provider"}])
+def test_zero_output_is_never_charged(status: str, billing: dict[str, Any]) -> None:
+    call = make_call(**billing)
+    call.attempts.insert(0, Attempt("p", "real-model", "p#0", 0.0, outcome="503", usage=REPORTED))
+    call.targets = (cast(Any, call.served),)
+    assert settle(call, status, Reader(Usage(input=1_000_000)))["cost_usd"] == "0"
+
+
+@pytest.mark.parametrize(("rule", "cost", "shown"), [("never", "0.2", None), ("provider", "0.35", "0.15")])
+def test_failed_attempts_cost_what_their_provider_reported_and_the_answer_is_charged_once(
+    rule: str, cost: str, shown: str | None
+) -> None:
+    call = make_call(fallback_attempts=rule)
+    call.targets = (cast(Any, call.served),)
+    failed = Attempt("p", "real-model", "p#0", 0.0, outcome="broken_stream", usage=Usage(input=50, output=10))
+    silent = Attempt("p", "real-model", "p#0", 0.0, outcome="connect")
+    call.attempts[:0] = [failed, silent]
+    record = settle(call, "ok", Reader(REPORTED, ("hi",)))
+    assert (record["cost_usd"], record["pricing"].get("attempts_usd")) == (cost, shown)
+
+
+def test_a_rescued_answer_is_charged_as_one_whatever_its_parts_cost() -> None:
+    call = make_call(fallback_attempts="provider")
+    call.targets, call.rescued_by = (cast(Any, call.served),), ["p/real-model"]
+    call.attempts.insert(0, Attempt("p", "real-model", "p#0", 0.0, outcome="broken_stream", usage=REPORTED))
+    assert settle(call, "ok", Reader(REPORTED, ("hi",)))["cost_usd"] == "0.2"
+
+
+@pytest.mark.parametrize("status", ["aborted", "error", "interrupted"])
+def test_of_a_cut_stream_that_had_reported_only_its_beginning_all_that_was_delivered_is_charged(
+    status: str,
+) -> None:
+    reader = Reader(Usage(input=100, output=1), ("a token ",) * 40, ended=False)
+    record = settle(make_call(), status, reader)
+    assert record["tokens"] == {"input": 100, "output": 40} and record["usage_source"] == "estimated"
+    assert record["cost_usd"] == "0.5"
+
+
+def test_of_a_cut_stream_that_reports_as_it_goes_what_was_reported_is_charged() -> None:
+    reader = Reader(Usage(input=100, output=30), ("a token ",) * 40, ended=False)
+    record = settle(make_call(), "aborted", reader)
+    assert record["tokens"] == {"input": 100, "output": 30} and record["usage_source"] == "reported"
+
+
+def test_a_whole_answer_costs_what_was_reported_however_much_was_seen() -> None:
+    reader = Reader(Usage(input=100, output=1), ("a token ",) * 40)
+    assert settle(make_call(), "ok", reader)["cost_usd"] == "0.11"
 
 
 def test_units_that_the_request_says_are_paid_where_no_answer_reports_them() -> None:
