@@ -9,15 +9,13 @@ from types import TracebackType
 from typing import Protocol
 
 from engine.call import GUEST, Call
-from engine.config.networks import group_address
 from engine.config.snapshot import Limit, Policy
 from engine.policies.limits import Grant, Limiter
 from engine.policies.quotas import find_quota
-from engine.policies.refusals import ANONYMOUS, BURST_HEADER, PLAN, HeaderPairs, LimitReached
+from engine.policies.refusals import ANONYMOUS, BURST_HEADER, HeaderPairs, LimitReached
+from engine.policies.scopes import ScopeBook, Scopes, find_scopes
 from engine.policies.shared_limits import SharedGrant, SharedLimiter
 from engine.wire.operations import WRITING
-
-Scopes = list[tuple[str, str, Limit]]
 
 
 class Place(Protocol):
@@ -77,7 +75,7 @@ class Admitted:
 class LimitStage:
     """Requests, tokens and running calls of everybody whom the call counts for."""
 
-    __slots__ = ("_clock", "_find_guest_limit", "_limiter", "_note_refusal", "key_limit")
+    __slots__ = ("_book", "_clock", "_find_guest_limit", "_limiter", "_note_refusal", "key_limit")
 
     def __init__(
         self,
@@ -86,7 +84,7 @@ class LimitStage:
         find_guest_limit: Callable[[Call], Limit] = lambda call: Limit(),
         note_refusal: Callable[[Call, LimitReached], None] = lambda call, reached: None,
     ) -> None:
-        self._limiter, self._clock = limiter, clock
+        self._limiter, self._clock, self._book = limiter, clock, ScopeBook()
         self._find_guest_limit, self._note_refusal = find_guest_limit, note_refusal
         self.key_limit: Limit | None = None
         """What administrators gave every key while the gateway runs (storage/limit_settings.py)."""
@@ -95,17 +93,17 @@ class LimitStage:
         caller = call.caller
         if caller is None or caller.unlimited:
             return None
-        scopes = find_scopes(call, policy)
         if caller.role == GUEST:
-            scopes.append((ANONYMOUS, caller.key_id, self._find_guest_limit(call)))
-        elif self.key_limit is not None:
-            scopes.append(("key", f"{caller.key_id} each", self.key_limit))
+            guest_limit = (ANONYMOUS, caller.key_id, self._find_guest_limit(call))
+            scopes = Scopes([*find_scopes(call, policy), guest_limit])
+        else:
+            scopes = self._book.find(call, caller, policy, self.key_limit)
         if not scopes:
             return None
         tokens = reserve_tokens(call, policy) if limits_tokens(call, policy) else 0
         limiter, now = self._limiter, self._clock()
         grant: Grant | SharedGrant
-        burst = min((limit.burst for _, _, limit in scopes if limit.burst is not None), default=None)
+        burst = scopes.burst
         try:
             if isinstance(limiter, SharedLimiter):
                 grant = await limiter.take(scopes, tokens, now, policy.when_redis_away)
@@ -143,29 +141,6 @@ def limits_tokens(call: Call, policy: Policy) -> bool:
     return any(limit is not None and limit.tokens for limit in (bounds.limit, bounds.user_limit))
 
 
-def find_scopes(call: Call, policy: Policy) -> Scopes:
-    """Whom the limits count this call for. A key's own limit counts beside the policy's: the tighter one holds."""
-    scopes = [
-        (scope, identity, limit)
-        for scope, limit in policy.limits.items()
-        if (identity := _IDENTIFY[scope](call))
-    ]
-    caller = call.caller
-    if caller is None or caller.role == GUEST:
-        return scopes
-    if (bounds := caller.bounds) is not None:
-        if bounds.limit is not None:
-            scopes.append(("key", f"{caller.key_id} own", bounds.limit))
-        if bounds.user_limit is not None:
-            scopes.append(("user", f"{caller.user_id} own", bounds.user_limit))
-    quota = find_quota(call)
-    if quota.whole is not None:
-        scopes.append((PLAN, caller.payer, quota.whole))
-        if quota.part is not None:
-            scopes.append((PLAN, f"{caller.payer} {caller.environment}", quota.part))
-    return scopes
-
-
 def reserve_tokens(call: Call, policy: Policy) -> int:
     """The estimate that is counted up front: the prompt and what the caller allows, never the model's limit."""
     return call.input_estimate + expect_output(call, policy)
@@ -180,30 +155,3 @@ def expect_output(call: Call, policy: Policy) -> int:
     if isinstance(wanted, int) and not isinstance(wanted, bool) and wanted >= 0:
         return wanted
     return policy.assume_output_tokens
-
-
-def _name_key(call: Call) -> str:
-    return call.caller.key_id if call.caller else ""
-
-
-def _name_user(call: Call) -> str:
-    return call.caller.user_id if call.caller else ""
-
-
-def _name_team(call: Call) -> str:
-    return call.caller.team_id if call.caller else ""
-
-
-def _name_model(call: Call) -> str:
-    return call.model.name if call.model else ""
-
-
-_IDENTIFY: dict[str, Callable[[Call], str]] = {
-    "key": _name_key,
-    "user": _name_user,
-    "model": _name_model,
-    "team": _name_team,
-    "ip": lambda call: group_address(call.client_ip),
-    "system": lambda call: "all",
-}
-"""For whom a scope counts a call; "" for nobody: a key of no team counts for none."""

@@ -6,12 +6,11 @@ corrects the token estimate and gives the slots back. A limiter shared through R
 """
 
 from collections.abc import Iterator, Sequence
-from math import inf
+from math import ceil, inf
 from typing import TYPE_CHECKING
 
 from engine.policies.refusals import HEADER_NAMES, HeaderPairs, LimitReached, Reached, name_facts, refuse
-from engine.policies.shelf import Counters, Entries, Shelf
-from engine.policies.windows import Window
+from engine.policies.shelf import Counters, Entries, Entry, Shelf
 
 if TYPE_CHECKING:
     from engine.config.snapshot import Limit
@@ -22,13 +21,13 @@ SWEEP_EVERY_S = 0.001
 class Grant:
     """A call that may go on. Correct it while the call runs, release it once when the call ends."""
 
-    __slots__ = ("_corrected", "_held", "_parts", "_tokens", "released")
+    __slots__ = ("_held", "_layers", "_tokens", "released")
 
-    def __init__(self, held: list[Counters], tokens: int, parts: list[tuple[Window, int, int]]) -> None:
+    def __init__(self, held: list[Counters], tokens: int, entries: list[Entry]) -> None:
         self._held = held
         self._tokens = tokens
-        self._parts = parts
-        self._corrected = False
+        self._layers = [(tokens, entries)]
+        """What was reserved, and what each correction added: an amount, and where every window has it."""
         self.released = False
 
     def correct(self, tokens: int, now: float) -> None:
@@ -40,13 +39,14 @@ class Grant:
         if self.released or not more:
             return
         self._tokens = tokens
-        if more > 0:
-            self._corrected = True
-            for window in {id(window): window for window, _, _ in self._parts}.values():
-                window.expire(now)
-                self._parts.append((window, window.add(more, now), more))
-        else:
+        if more < 0:
             self._give_back(-more)
+            return
+        entries = []
+        for window, _ in self._layers[0][1]:
+            window.expire(now)
+            entries.append((window, window.add(more, now)))
+        self._layers.append((more, entries))
 
     def release(self, now: float) -> None:
         """Free the concurrency slots. A second release does nothing."""
@@ -60,21 +60,18 @@ class Grant:
         return write_headers(self._held, now)
 
     def _give_back(self, amount: int) -> None:
-        """Newest parts first, so that what was added by a correction leaves before the reservation does."""
-        parts = self._parts
-        if not self._corrected:  # each window has one part
-            for window, entry, count in parts:
-                window.give_back(entry, amount if amount < count else count)
-            self._parts = [(window, entry, max(count - amount, 0)) for window, entry, count in parts]
-            return
-        left = {id(window): amount for window, _, _ in parts}
-        kept: list[tuple[Window, int, int]] = []
-        for window, entry, count in reversed(parts):
-            back = min(count, left[id(window)])
-            left[id(window)] -= back
-            window.give_back(entry, back)
-            kept.append((window, entry, count - back))
-        self._parts = kept[::-1]
+        """Newest layers first, so that what was added by a correction leaves before the reservation does."""
+        while amount:
+            held, entries = self._layers.pop()
+            back = min(amount, held)
+            for window, entry in entries:  # `give_back`, unrolled
+                at = entry - window.dropped
+                if at >= 0:
+                    window.counts[at] -= back
+                    window.total -= back
+            amount -= back
+            if back < held or not self._layers:
+                self._layers.append((held - back, entries))
 
 
 class Limiter:
@@ -92,7 +89,7 @@ class Limiter:
     def take(self, scopes: "Sequence[tuple[str, str, Limit]]", tokens: int, now: float) -> Grant:
         """Count one request and `tokens` in every scope (name, identity, limit), or raise LimitReached."""
         now = self._tell_time(now)
-        held = [self._find(scope, identity, limit) for scope, identity, limit in scopes]
+        held = self._find(scopes)
         for counters in held:
             if not counters.fits(tokens, now):
                 raise explain_refusal(scopes, held, tokens, now)
@@ -100,7 +97,7 @@ class Limiter:
 
     def count(self, scopes: "Sequence[tuple[str, str, Limit]]", tokens: int, now: float) -> Grant:
         """Count without asking: what somebody else has allowed already."""
-        held = [self._find(scope, identity, limit) for scope, identity, limit in scopes]
+        held = self._find(scopes)
         return _count(held, tokens, self._tell_time(now))
 
     def divide(self, worker: int, workers: int) -> None:
@@ -138,14 +135,17 @@ class Limiter:
             self.forget_idle(now)
         return now
 
-    def _find(self, scope: str, identity: str, limit: "Limit") -> Counters:
-        shelf = self._shelves.get(scope)
-        if shelf is None:
-            shelf = self._shelves[scope] = Shelf()
-        counters = shelf.hot.get(identity) or shelf.warm(identity)
-        if counters.limit is not limit:
-            counters.adopt(limit, self._share)
-        return counters
+    def _find(self, scopes: "Sequence[tuple[str, str, Limit]]") -> list[Counters]:
+        held = []
+        for scope, identity, limit in scopes:
+            shelf = self._shelves.get(scope)
+            if shelf is None:
+                shelf = self._shelves[scope] = Shelf()
+            counters = shelf.hot.get(identity) or shelf.warm(identity)
+            if counters.limit is not limit:
+                counters.adopt(limit, self._share)
+            held.append(counters)
+        return held
 
     def _share(self, number: int) -> int:
         whole, rest = divmod(number, self._workers)
@@ -153,10 +153,10 @@ class Limiter:
 
 
 def _count(held: list[Counters], tokens: int, now: float) -> Grant:
-    parts: list[tuple[Window, int, int]] = []
+    entries: list[Entry] = []
     for counters in held:
-        counters.count(tokens, now, parts)
-    return Grant(held, tokens, parts)
+        counters.count(tokens, now, entries)
+    return Grant(held, tokens, entries)
 
 
 def explain_refusal(
@@ -188,27 +188,28 @@ def write_headers(held: list[Counters], now: float) -> HeaderPairs:
     for kind in HEADER_NAMES:
         tightest = find_tightest(held, kind, now)
         if tightest is not None:
-            number, remaining, window = tightest
-            headers += name_facts(kind, number, remaining, window.reset_s(now))
+            headers += name_facts(kind, *tightest)
     return headers
 
 
-def find_tightest(held: list[Counters], kind: str, now: float) -> tuple[int, int, Window] | None:
-    """Number, what is left, window; of several that are empty the one that stays so longest.
+def find_tightest(held: list[Counters], kind: str, now: float) -> tuple[int, int, int] | None:
+    """Number, what is left, seconds until that grows; of several that are empty the one that stays so longest.
 
     A burst with room is left out: it would always be the tightest and says nothing about the minutes to come.
     """
-    tightest: tuple[int, int, Window] | None = None
+    tightest, until = 0, now
     least: float = inf
     for counters in held:
         for window, number in counters.request_checks if kind == "requests" else counters.token_checks:
             lasts = window.lasts
-            if lasts and lasts[0] + window.size_s <= now:
+            grows_at = lasts[0] + window.size_s if lasts else now
+            if lasts and grows_at <= now:
                 window.expire(now)
+                grows_at = lasts[0] + window.size_s if lasts else now
             remaining = number - window.total
             if remaining > least or (remaining > 0 and window is counters.burst):
                 continue
-            remaining = max(0, remaining)
-            if tightest is None or remaining < least or window.reset_s(now) > tightest[2].reset_s(now):
-                tightest, least = (number, remaining, window), remaining
-    return tightest
+            remaining = max(remaining, 0)
+            if remaining < least or (grows_at > until and ceil(grows_at - now) > ceil(until - now)):
+                tightest, least, until = number, remaining, grows_at
+    return None if least is inf else (tightest, int(least), ceil(until - now))

@@ -29,9 +29,12 @@ WHOM = {
 
 def name_facts(kind: str, number: int, remaining: int, reset_s: int) -> HeaderPairs:
     """The headers that tell how much of a kind there is, how much is left, and when that begins to grow."""
-    values = (b"%d" % number, b"%d" % remaining, b"%d" % reset_s)
-    pairs = list(zip(HEADER_NAMES[kind], values, strict=True))
-    return [*pairs, *zip(_COMMON_NAMES, values, strict=True)] if kind == "requests" else pairs
+    limit, left, reset = b"%d" % number, b"%d" % remaining, b"%d" % reset_s
+    names = HEADER_NAMES[kind]
+    pairs = [(names[0], limit), (names[1], left), (names[2], reset)]
+    if kind == "requests":
+        pairs += [(_COMMON_NAMES[0], limit), (_COMMON_NAMES[1], left), (_COMMON_NAMES[2], reset)]
+    return pairs
 
 
 class LimitReached(LimitExceeded):

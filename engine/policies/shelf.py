@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from engine.config.snapshot import Limit
 
 Entries = list[tuple[str, list[tuple[float, int]]]]
+Entry = tuple[Window, int]
+"""A window, and the number of one of its entries."""
 COOL_AFTER_S = 5.0
 LOOK_AGAIN_S = 60.0
 PIECE = 16
@@ -61,8 +63,8 @@ class Counters:
                     return False
         return True
 
-    def count(self, tokens: int, now: float, parts: list[tuple[Window, int, int]]) -> None:
-        """Take the slot, one request and `tokens`; `parts` notes where the tokens went."""
+    def count(self, tokens: int, now: float, entries: list[Entry]) -> None:
+        """Take the slot, one request and `tokens`; `entries` notes where the tokens went."""
         self.in_flight += 1
         for window in self.request_windows:
             lasts = window.lasts
@@ -74,9 +76,15 @@ class Counters:
                 window.expire(now)
                 window.add(1, now)
         for window in self.token_windows:
-            if now >= window.open_until:
+            lasts = window.lasts
+            if now < window.open_until:
+                lasts[-1] = now
+                window.counts[-1] += tokens
+                window.total += tokens
+                entries.append((window, window.dropped + len(lasts) - 1))
+            else:
                 window.expire(now)
-            parts.append((window, window.add(tokens, now), tokens))
+                entries.append((window, window.add(tokens, now)))
 
     def adopt(self, limit: "Limit", share: "Callable[[int], int]") -> None:
         """Check against `limit` from now on. A window that is new begins empty."""

@@ -9,9 +9,10 @@ import pytest
 from engine.billing.books import estimate_input_tokens
 from engine.call import Call, Caller
 from engine.errors import LimitExceeded
-from engine.policies.admission import Admission, LimitStage, expect_output, find_scopes, reserve_tokens
+from engine.policies.admission import Admission, LimitStage, expect_output, reserve_tokens
 from engine.policies.limits import Limiter
 from engine.policies.refusals import LimitReached
+from engine.policies.scopes import find_scopes
 from engine.storage.key_rules import compile_bounds
 from engine.wire.doors import Door
 from engine.wire.usage import Usage

@@ -8,8 +8,9 @@ import pytest
 from engine.call import Call, Caller
 from engine.config.schema_plan import PlanFile
 from engine.errors import LimitExceeded
-from engine.policies.admission import find_scopes, limits_tokens
+from engine.policies.admission import limits_tokens
 from engine.policies.quotas import find_quota
+from engine.policies.scopes import find_scopes
 from tests.policies.test_admission import make_admission, make_call
 from tests.routing.things import make_policy
 
