@@ -7,10 +7,13 @@ import orjson
 
 from engine.policies.refusals import HeaderPairs, name_facts
 from engine.policies.shelf import Entries
-from engine.storage.redis import Word
+from engine.storage.redis import Word, pack_words
 
 if TYPE_CHECKING:
     from engine.config.snapshot import Limit
+
+
+SERVERS_CLOCK = 0
 
 
 class Shape:
@@ -33,6 +36,45 @@ class Shape:
         self.words: tuple[Word, ...] = (windows, orjson.dumps(checks), concurrency)
 
 
+class Told:
+    """The scopes of a call in the script's words, packed once: what is sent for each call differs in two words only."""
+
+    __slots__ = ("back", "front", "generation", "hashes", "hashes_packed", "leases", "leases_packed", "size")
+
+    def __init__(
+        self,
+        scopes: "Sequence[tuple[str, str, Limit]]",
+        shapes: "Sequence[Shape]",
+        prefix: str,
+        generation: str,
+        lease_us: int,
+    ) -> None:
+        self.generation = generation
+        prefix += generation
+        hashes = [f"{prefix}:{scope}:{identity}" for scope, identity, _ in scopes]
+        self.leases = [
+            f"+{scope}:{identity}" for scope, identity, limit in scopes if limit.concurrency is not None
+        ]
+        self.hashes = len(hashes)
+        self.hashes_packed, self.leases_packed = (
+            pack_words(*hashes),
+            pack_words(*map(prefix.__add__, self.leases)),
+        )
+        keys = self.hashes + len(self.leases)
+        words = [word for shape in shapes for word in shape.words]
+        self.front = (
+            pack_words(keys) + self.hashes_packed + self.leases_packed + pack_words("take", SERVERS_CLOCK)
+        )
+        self.back = pack_words(lease_us, *words)
+        self.size = keys + 6 + len(words)
+
+    def pack_take(self, tokens: int, lease: bytes) -> bytes:
+        number = b"%d" % tokens
+        return b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n%b" % (
+            self.front, len(number), number, len(lease), lease, self.back,
+        )  # fmt: skip
+
+
 def write_entries(entries: Entries) -> bytes:
     """What a limiter counted, for the script: ages in microseconds."""
     return orjson.dumps(
@@ -43,7 +85,8 @@ def write_entries(entries: Entries) -> bytes:
 def write_headers(facts: Sequence[int]) -> HeaderPairs:
     """Number, remaining and reset of the tightest window, for requests and then for tokens; -1: there is none."""
     headers: HeaderPairs = []
-    for kind, start in (("requests", 0), ("tokens", 3)):
-        if facts[start] >= 0:
-            headers += name_facts(kind, *facts[start : start + 3])
+    if facts[0] >= 0:
+        headers += name_facts("requests", facts[0], facts[1], facts[2])
+    if facts[3] >= 0:
+        headers += name_facts("tokens", facts[3], facts[4], facts[5])
     return headers

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import DependencyAway
 from engine.policies.limits import Grant, Limiter
 from engine.policies.refusals import HeaderPairs, Reached, refuse
-from engine.policies.script_words import Shape, write_entries, write_headers
+from engine.policies.scopes import Scopes
+from engine.policies.script_words import SERVERS_CLOCK, Shape, Told, write_entries, write_headers
 from engine.storage.postgres import cancel_tasks
-from engine.storage.redis import Redis, RedisAway, Script, Word
+from engine.storage.redis import Redis, RedisAway, Script, Word, pack_words
 
 if TYPE_CHECKING:
     from engine.config.snapshot import Limit
@@ -34,11 +35,11 @@ LEASE_S = 16.0
 """So long after `kill -9` the places of the calls it held are free again. Renewed four times in that time."""
 CAUTION_S = 5.0
 """So long after Redis is back others may not have told it yet what they counted: nobody takes more than its part."""
+TOLD_WITHIN_S = 0.002
+"""What calls that have ended used is told with the next question, or after this."""
 PIECE = 100
 MOST_SHAPES = 1000
-MOST_KEYS = 500
-SERVERS_CLOCK = 0
-Scopes = Sequence[tuple[str, str, "Limit"]]
+MOST_ENDED = 100
 
 
 class SharedGrant:
@@ -47,24 +48,21 @@ class SharedGrant:
     __slots__ = (
         "_limiter",
         "facts",
-        "generation",
         "handle",
         "lease",
-        "leases",
         "local",
         "more",
-        "names",
         "released",
         "reserved",
+        "scopes",
+        "told",
     )
 
-    def __init__(self, limiter: "SharedLimiter", scopes: Scopes, tokens: int, lease: str) -> None:
-        self._limiter, self.reserved, self.lease = limiter, tokens, lease
-        self.generation = limiter.generation
-        self.names = [f":{scope}:{identity}" for scope, identity, _ in scopes]
-        self.leases = [
-            f"+{scope}:{identity}" for scope, identity, limit in scopes if limit.concurrency is not None
-        ]
+    def __init__(
+        self, limiter: "SharedLimiter", scopes: Scopes, told: Told, tokens: int, lease: bytes
+    ) -> None:
+        self._limiter, self.scopes, self.told = limiter, scopes, told
+        self.reserved, self.lease = tokens, lease
         self.local: tuple[Grant, ...] = ()
         self.handle = b""
         """Where Redis has counted the tokens; empty when it has counted none."""
@@ -85,6 +83,14 @@ class SharedGrant:
             grant.correct(0, now)
             grant.release(now)
         self.local = ()
+
+    def come_late(self, reply: Any) -> None:
+        """Redis has counted a call whose caller went away before the answer came."""
+        if reply[0]:
+            self._limiter.read_reply(self, reply)
+            self.more = -self.reserved
+            self.released = True
+            self._limiter.settle(self)
 
     def release(self, now: float) -> None:
         if not self.released:
@@ -107,6 +113,7 @@ class SharedLimiter:
         self.members = workers
         """How many workers of all gateways count together, as far as is known."""
         self._redis, self._clock, self._member = redis, clock, member
+        self._member_word = member.encode()
         self._alone = [Limiter()]
         """What was counted since Redis went away; empty while it is there."""
         self.generation = "0"
@@ -115,8 +122,8 @@ class SharedLimiter:
         self._cautious_until = self._renew_at = -inf
         self._shapes: dict[int, Shape] = {}
         self._running: set[SharedGrant] = set()
-        self._ended_keys: list[str] = []
-        self._ended_words: list[Word] = []
+        self._ended: list[tuple[SharedGrant, Told, bool]] = []
+        self._told_at: asyncio.TimerHandle | None = None
         self._calls = 0
         self._beating: asyncio.Task[None] | None = None
         redis.greet, redis.on_back, redis.on_lost = self._return, self._join, self._go_alone
@@ -132,22 +139,27 @@ class SharedLimiter:
         self._redis.tell("ZREM", MEMBERS, self._member)
         await self._redis.stop()
 
-    async def take(self, scopes: Scopes, tokens: int, now: float, when_away: str) -> SharedGrant:
+    async def take(
+        self, scopes: "Sequence[tuple[str, str, Limit]]", tokens: int, now: float, when_away: str
+    ) -> SharedGrant:
         """Count one request and `tokens` in every scope (name, identity, limit), or raise LimitReached.
 
         Waits for Redis at most as long as Redis may take; then `when_away` says what happens.
         """
         self._calls += 1
-        grant = SharedGrant(self, scopes, tokens, f"{self._member}:{self._calls}")
+        if not isinstance(scopes, Scopes):
+            scopes = Scopes(scopes)
+        told = self._find_told(scopes)
+        grant = SharedGrant(self, scopes, told, tokens, b"%b:%d" % (self._member_word, self._calls))
         if not self._redis.available:
-            return self._take_alone(grant, scopes, now, when_away)
+            return self._take_alone(grant, now, when_away)
         if now < self._cautious_until and when_away == "divide":
             grant.local = (self.local.take(scopes, tokens, now),)
         try:
-            self._read_reply(grant, await self._ask(grant, scopes, now), scopes)
+            self.read_reply(grant, await self._ask(grant))
         except RedisAway:
             grant.give_back(now)
-            return self._take_alone(grant, scopes, now, when_away)
+            return self._take_alone(grant, now, when_away)
         except BaseException:
             grant.give_back(now)
             raise
@@ -157,58 +169,74 @@ class SharedLimiter:
     def settle(self, grant: SharedGrant) -> None:
         """Tell Redis what a call that has ended used. What is lost on the way ends with its window or lease."""
         self._running.discard(grant)
-        told = grant.more and grant.handle and grant.generation == self.generation
-        hashes = self._name_all(grant.names) if told else []
-        if not self._redis.available or not (hashes or grant.leases):
+        told = grant.told
+        corrects = bool(grant.more and grant.handle and told.generation == self.generation)
+        if not self._redis.available or not (corrects or told.leases):
             return
-        if not self._ended_words:
-            asyncio.get_running_loop().call_soon(self._send_ended)
-        self._ended_keys += hashes + self._name_all(grant.leases)
-        handle = grant.handle if told else b""
-        self._ended_words += (grant.lease, grant.more, handle, len(hashes), len(grant.leases))
-        if len(self._ended_keys) > MOST_KEYS:
+        if told.generation != self.generation:
+            told = self._find_told(grant.scopes)
+        if self._told_at is None:
+            loop = asyncio.get_running_loop()
+            self._told_at = loop.call_later(TOLD_WITHIN_S, self._tell_in_time)
+        self._ended.append((grant, told, corrects))
+        if len(self._ended) >= MOST_ENDED:
             self._send_ended()
 
+    def _tell_in_time(self) -> None:
+        self._told_at = None
+        self._send_ended()
+
     def _send_ended(self) -> None:
-        """Calls that ended in one turn of the loop are told together, and before anybody else asks."""
-        if self._ended_words:
-            keys, words = self._ended_keys, self._ended_words
-            self._ended_keys, self._ended_words = [], []
-            self._redis.tell_script(keys, ["settle", SERVERS_CLOCK, *words])
+        """Calls that ended shortly after each other are told together, and before anybody else asks."""
+        if not self._ended:
+            return
+        keys: list[bytes] = []
+        words: list[Word] = ["settle", SERVERS_CLOCK]
+        count = 0
+        for grant, told, corrects in self._ended:
+            hashes, leases = told.hashes if corrects else 0, len(told.leases)
+            if corrects:
+                keys.append(told.hashes_packed)
+            if leases:
+                keys.append(told.leases_packed)
+            count += hashes + leases
+            words += (grant.lease, grant.more, grant.handle if corrects else b"", hashes, leases)
+        self._ended = []
+        packed = b"".join((pack_words(count), *keys, pack_words(*words)))
+        self._redis.tell_packed(1 + count + len(words), packed)
 
     # With Redis
 
-    async def _ask(self, grant: SharedGrant, scopes: Scopes, now: float) -> Any:
-        words: list[Word] = ["take", SERVERS_CLOCK, grant.reserved, grant.lease, int(LEASE_S * 1e6)]
-        for _, _, limit in scopes:
-            words += self._find_shape(limit).words
-
-        def give_back(reply: Any) -> None:
-            """The caller went away before the answer came."""
-            if reply[0]:
-                self._read_reply(grant, reply, scopes)
-                grant.correct(0, now)
-                grant.release(now)
-
-        keys = self._name_all(grant.names) + self._name_all(grant.leases)
+    async def _ask(self, grant: SharedGrant) -> Any:
         self._send_ended()
-        answer = self._redis.run_script(keys, words, give_back)
+        told = grant.told
+        answer = self._redis.run_packed(
+            told.size, told.pack_take(grant.reserved, grant.lease), grant.come_late
+        )
         try:
             return await answer
         except asyncio.CancelledError:
             if answer.done() and not answer.cancelled() and answer.exception() is None:
-                give_back(answer.result())
+                grant.come_late(answer.result())
             raise
 
-    def _read_reply(self, grant: SharedGrant, reply: Any, scopes: Scopes) -> None:
+    def read_reply(self, grant: SharedGrant, reply: Any) -> None:
+        """What Redis said. Raises LimitReached."""
         if not reply[0]:
             _, at, kind, size_s, number, total, wait_us, *facts = reply
             wait_s = wait_us / 1e6 if wait_us >= 0 else None
-            reached = Reached(scopes[at - 1][0], kind.decode(), size_s, number, total, wait_s)
+            reached = Reached(grant.scopes[at - 1][0], kind.decode(), size_s, number, total, wait_s)
             raise refuse(reached, grant.reserved, write_headers(facts))
         grant.handle, grant.facts = reply[1], reply[2:]
-        if grant.leases:
+        if grant.told.leases:
             self._running.add(grant)
+
+    def _find_told(self, scopes: Scopes) -> Told:
+        told: Told | None = scopes.told
+        if told is None or told.generation != self.generation:
+            shapes = [self._find_shape(limit) for _, _, limit in scopes]
+            told = scopes.told = Told(scopes, shapes, TAG, self.generation, int(LEASE_S * 1e6))
+        return told
 
     def _find_shape(self, limit: "Limit") -> Shape:
         shape = self._shapes.get(id(limit))
@@ -224,15 +252,16 @@ class SharedLimiter:
 
     # Without Redis
 
-    def _take_alone(self, grant: SharedGrant, scopes: Scopes, now: float, when_away: str) -> SharedGrant:
+    def _take_alone(self, grant: SharedGrant, now: float, when_away: str) -> SharedGrant:
         if when_away == "refuse":
             raise DependencyAway(
                 "Limits cannot be counted now.", code="limits_unavailable", retry_after_s=1.0
             )
+        scopes = grant.scopes
         own = (self.local.take if when_away == "divide" else self.local.count)(scopes, grant.reserved, now)
         noted = [alone.count(scopes, grant.reserved, now) for alone in self._alone[-1:]]
         grant.local = (own, *noted)
-        if grant.leases:
+        if grant.told.leases:
             self._running.add(grant)
         return grant
 
@@ -309,7 +338,7 @@ class SharedLimiter:
 
     def _renew(self) -> None:
         self._renew_at = self._clock() + LEASE_S / 4
-        held = [(name, grant.lease) for grant in self._running for name in grant.leases]
+        held = [(name, grant.lease) for grant in self._running for name in grant.told.leases]
         for start in range(0, len(held), PIECE):
             piece = held[start : start + PIECE]
             leases: list[Word] = [lease for _, lease in piece]

@@ -8,19 +8,18 @@ that is outstanding; from then on nobody waits, and a background task tries to c
 import asyncio
 import contextlib
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from hashlib import sha1
 from typing import Any, Final, TypeAlias
 
-from hiredis import pack_command
+from hiredis import HiredisError, Reader, ReplyError, pack_command
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import RedisError
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +40,21 @@ class RedisAway(Exception):
 class Sent:
     """A command on its way. `late` takes the answer when nobody waits for it any more."""
 
-    __slots__ = ("at", "future", "late", "words")
+    __slots__ = ("at", "body", "future", "late", "of_script", "size")
 
     def __init__(
-        self, words: tuple[Word, ...], at: float, future: asyncio.Future[Any] | None, late: Late | None
+        self,
+        size: int,
+        body: bytes,
+        at: float,
+        future: asyncio.Future[Any] | None,
+        late: Late | None,
+        *,
+        of_script: bool = True,
     ) -> None:
-        self.words, self.at, self.future, self.late = words, at, future, late
+        self.size, self.body, self.of_script = size, body, of_script
+        """How many words, and the words as they travel; those of a script call without its name."""
+        self.at, self.future, self.late = at, future, late
 
     def answer(self, value: Any) -> None:
         if self.future is None:
@@ -59,6 +67,31 @@ class Sent:
     def fail(self, error: Exception) -> None:
         if self.future is not None and not self.future.done():
             self.future.set_exception(RedisAway(str(error) or repr(error)))
+
+
+class Answers(asyncio.Protocol):
+    """Takes the connection over once it is made: no task and no stream stands between the socket and a future."""
+
+    def __init__(self, take: Callable[[Any], None], end: Callable[[Exception], None]) -> None:
+        self._take, self._end = take, end
+        self._reader = Reader(notEnoughData=self)
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        try:
+            while (value := self._reader.gets()) is not self:
+                self._take(value)
+        except HiredisError as error:
+            self._end(error)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._end(error or ConnectionError("the server closed the connection"))
+
+
+def pack_words(*words: Word) -> bytes:
+    """Words as they travel, without how many they are."""
+    packed: bytes = pack_command(words)  # type: ignore[arg-type]
+    return packed[packed.index(b"\n") + 1 :]
 
 
 class Script:
@@ -84,10 +117,13 @@ class Redis:
         self._url, self._script, self._answer_within_s = url, script, answer_within_s
         self._told_away = False
         self._elsewhere: dict[str, Any] = {}
-        self._call = ("EVALSHA", script.hash)
+        self._head = pack_words("EVALSHA", script.hash)
         self._waiting: list[Sent] = []
         self._sent: deque[Sent] = deque()
-        self._wake = asyncio.Event()
+        self._now = 0.0
+        """When the first of those that wait came."""
+        self._loading: Sent | None = None
+        self._transport: asyncio.WriteTransport | None = None
         self._broken: asyncio.Future[Exception] | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._suspect: Sent | None = None
@@ -109,32 +145,53 @@ class Redis:
 
     def run_script(self, keys: list[str], words: list[Word], late: Late | None = None) -> asyncio.Future[Any]:
         """The script's answer; the future fails with RedisAway within `answer_within_s`."""
-        future = asyncio.get_running_loop().create_future()
-        self._send((*self._call, len(keys), *keys, *words), future, late)
+        return self.run_packed(1 + len(keys) + len(words), pack_words(len(keys), *keys, *words), late)
+
+    def run_packed(self, size: int, body: bytes, late: Late | None = None) -> asyncio.Future[Any]:
+        """The same for whoever has the words packed: how many keys there are, the keys, what else there is."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._send(size, body, future, late)
         return future
 
     def tell_script(self, keys: list[str], words: list[Word]) -> None:
         """Like run_script, for whoever does not want the answer. Nothing happens while Redis is away."""
         if self.available:
-            self._send((*self._call, len(keys), *keys, *words), None, None)
+            self._send(1 + len(keys) + len(words), pack_words(len(keys), *keys, *words), None, None)
+
+    def tell_packed(self, size: int, body: bytes) -> None:
+        if self.available:
+            self._send(size, body, None, None)
 
     def tell(self, *words: Word) -> None:
         if self.available:
-            self._send(words, None, None)
+            self._send(len(words), pack_words(*words), None, None, of_script=False)
 
     def drop(self, reason: str) -> None:
         """Begin anew, with a connection that is greeted."""
         self._break(RedisAway(reason))
 
-    def _send(self, words: tuple[Word, ...], future: asyncio.Future[Any] | None, late: Late | None) -> None:
-        now = asyncio.get_running_loop().time()
+    def _send(
+        self,
+        size: int,
+        body: bytes,
+        future: asyncio.Future[Any] | None,
+        late: Late | None,
+        *,
+        of_script: bool = True,
+    ) -> Sent:
+        waiting = self._waiting
+        if not waiting:
+            self._now = asyncio.get_running_loop().time()
+        sent = Sent(size, body, self._now, future, late, of_script=of_script)
         if self._broken is None or self._broken.done():
-            Sent(words, now, future, late).fail(RedisAway("Redis is away"))
-            return
-        self._waiting.append(Sent(words, now, future, late))
-        self._wake.set()
-        if self._watch is None:
-            self._look_again(now + self._patience_s)
+            sent.fail(RedisAway("Redis is away"))
+            return sent
+        if not waiting:
+            asyncio.get_running_loop().call_soon(self._write)
+            if self._watch is None:
+                self._look_again(self._now + self._patience_s)
+        waiting.append(sent)
+        return sent
 
     # The life of a connection
 
@@ -155,42 +212,44 @@ class Redis:
 
     async def _live(self) -> None:
         """Connect, greet, be available until something breaks; ends with what broke."""
-        loop = asyncio.get_running_loop()
         connection = self._make_connection()
-        tasks: list[asyncio.Task[None]] = []
         try:
             async with asyncio.timeout(CONNECT_WITHIN_S):
                 await connection.connect()  # type: ignore[no-untyped-call]
-            self._broken = loop.create_future()
-            tasks = [loop.create_task(self._write(connection)), loop.create_task(self._read(connection))]
+            self._broken = asyncio.get_running_loop().create_future()
+            self._take_over(connection)
             await self._say_hello()
             self._note_available()
             self.on_back()
             raise await self._broken
         finally:
             self._break(RedisAway("the connection was closed"))
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            self._transport = None
             with contextlib.suppress(RedisError, OSError, TimeoutError):
                 await connection.disconnect(nowait=True)
 
+    def _take_over(self, connection: AbstractConnection) -> None:
+        writer = connection._writer
+        assert writer is not None
+        self._transport = writer.transport
+        self._transport.set_protocol(Answers(self._take_answer, self._break))
+
     async def _say_hello(self) -> None:
         """Everything may take its time but the last question: one that is slow would be away again at once."""
-        loop = asyncio.get_running_loop()
         async with asyncio.timeout(GREET_WITHIN_S):
             await self._load_script()
             await self.greet()
         async with asyncio.timeout(self._answer_within_s):
-            asked = loop.create_future()
-            self._send(("PING",), asked, None)
+            asked: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            self._send(1, pack_words("PING"), asked, None, of_script=False)
             await asked
 
     async def _load_script(self) -> None:
         """A proxy that knows no SCRIPT gets the text with every call."""
         loaded: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._call = ("EVALSHA", self._script.hash)
-        self._send(("SCRIPT", "LOAD", self._script.text), loaded, None)
+        self._head = pack_words("EVALSHA", self._script.hash)
+        body = pack_words("SCRIPT", "LOAD", self._script.text)
+        self._loading = self._send(3, body, loaded, None, of_script=False)
         await loaded
 
     def _make_connection(self) -> AbstractConnection:
@@ -212,44 +271,47 @@ class Redis:
 
     # On the wire
 
-    async def _write(self, connection: AbstractConnection) -> None:
-        try:
-            while True:
-                await self._wake.wait()
-                self._wake.clear()
-                batch, self._waiting = self._waiting, []
-                self._sent.extend(batch)
-                packed = b"".join([pack_command(sent.words) for sent in batch])  # type: ignore[arg-type]
-                await connection.send_packed_command(packed, check_health=False)
-        except (RedisError, OSError, TimeoutError) as error:
-            self._break(error)
+    def _write(self) -> None:
+        """Everything that was sent in this turn of the loop."""
+        batch, self._waiting = self._waiting, []
+        if self._transport is None or not batch:
+            return
+        self._sent.extend(batch)
+        pieces: list[bytes] = []
+        for sent in batch:
+            if sent.of_script:
+                pieces += (b"*%d\r\n" % (sent.size + 2), self._head, sent.body)
+            else:
+                pieces += (b"*%d\r\n" % sent.size, sent.body)
+        self._transport.write(b"".join(pieces))
 
-    async def _read(self, connection: AbstractConnection) -> None:
-        try:
-            while True:
-                try:
-                    value = await connection.read_response(disable_decoding=True, timeout=math.inf)
-                except NoScriptError:
-                    self._resend(self._sent.popleft())
-                except ResponseError as error:
-                    self._refuse(self._sent.popleft(), error)
-                else:
-                    self._sent.popleft().answer(value)
-        except (RedisError, OSError, TimeoutError, IndexError, asyncio.IncompleteReadError) as error:
-            self._break(error)
+    def _take_answer(self, value: Any) -> None:
+        if not self._sent:
+            self._break(ConnectionError("the server says more than it was asked"))
+            return
+        sent = self._sent.popleft()
+        if not isinstance(value, ReplyError):
+            sent.answer(value)
+        elif sent.of_script and str(value).startswith("NOSCRIPT"):
+            self._resend(sent)
+        else:
+            self._refuse(sent, value)
 
     def _resend(self, sent: Sent) -> None:
         """The server forgot the script (SCRIPT FLUSH, another server behind the same address)."""
-        self._send(("EVAL", self._script.text, *sent.words[2:]), sent.future, sent.late)
+        body = pack_words("EVAL", self._script.text) + sent.body
+        self._send(sent.size + 2, body, sent.future, sent.late, of_script=False)
 
-    def _refuse(self, sent: Sent, error: ResponseError) -> None:
+    def _refuse(self, sent: Sent, error: ReplyError) -> None:
         """A server that answers with an error is of no use: it loads, is read-only, is full, or has moved the keys."""
-        if sent.words[0] == "SCRIPT":
-            self._call = ("EVAL", self._script.text)
+        if sent is self._loading:
+            self._head = pack_words("EVAL", self._script.text)
             sent.answer(None)
             return
-        if isinstance(error, MovedError):
-            self._elsewhere = {"host": error.host, "port": error.port}
+        kind, *facts = str(error).split()
+        if kind == "MOVED" and len(facts) > 1:
+            host, _, port = facts[1].rpartition(":")
+            self._elsewhere = {"port": int(port), **({"host": host} if host else {})}
         sent.fail(error)
         self._break(error)
 
