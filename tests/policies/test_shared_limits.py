@@ -1,6 +1,7 @@
 """Limiters of several gateways on one real Redis: they count together, and without it nobody waits."""
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from engine.config.snapshot import Limit
 from engine.errors import DependencyAway
@@ -351,3 +353,26 @@ async def test_a_gateway_that_left_is_no_longer_counted(redis: Valkey) -> None:
             assert b.members == 2
         await b._exchange_beat()
         assert b.members == 1
+
+
+async def test_limits_are_counted_over_tls(redis: Valkey, tmp_path: Path) -> None:
+    """The connection is taken over once it is made, and it may be one that encrypts."""
+    authority, inside = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(inside)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+    async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind = await asyncio.open_connection("127.0.0.1", redis.port)
+        await asyncio.gather(pump(reader, behind[1]), pump(behind[0], writer))
+
+    async with await asyncio.start_server(join, "127.0.0.1", 0, ssl=inside) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with limiter(f"rediss://127.0.0.1:{port}?ssl_ca_certs={tmp_path / 'ca.pem'}") as a:
+            await there(a)
+            assert await count_taken([a], Limit({60: 5}), 20) == 5
+        server.close()
