@@ -42,6 +42,7 @@ class ChosenModel(Strict):
     output: Count | None = described("instead of the row's", None)
     prefill: bool | None = described("instead of the row's", None)
     free: bool = described("it costs nothing", False)
+    searches_by_call: bool = described("searches of the web are paid once for a call, not each", False)
     strategy: str | None = described("as in models.d", None)
     traits: dict[str, Any] = described("as in models.d", {})
 

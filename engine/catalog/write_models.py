@@ -39,7 +39,8 @@ class ModelWriter:
 
     def _write_model(self, name: str, spec: ChosenModel, chosen: ChosenFile) -> str:
         prices = {
-            provider: self._find_price(name, provider, target) for provider, target in spec.targets.items()
+            provider: _pay_searches(spec, self._find_price(name, provider, target))
+            for provider, target in spec.targets.items()
         }
         price = {"input": "0"} if spec.free else next(filter(None, prices.values()), None)
         row = self._describe(name, spec)
@@ -128,6 +129,13 @@ class ModelWriter:
             return self.rows.get(spec.listed)
         found = (self._find_row(provider, target) for provider, target in spec.targets.items())
         return next((row for row in found if row is not None), None)
+
+
+def _pay_searches(spec: ChosenModel, price: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The list has one amount for searches, and does not say what it is of."""
+    if price is None or not spec.searches_by_call:
+        return price
+    return {"per_searched_call" if name == "per_search" else name: rate for name, rate in price.items()}
 
 
 def _limit(spec: ChosenModel, limits: dict[str, int]) -> dict[str, int]:

@@ -31,6 +31,9 @@ class RatesEntry(Strict):
     per_second: Usd | None = described("US dollars per second of audio or video", None)
     per_character: Usd | None = described("US dollars per character that is spoken", None)
     per_search: Usd | None = described("US dollars per search unit or search of the web", None)
+    per_searched_call: Usd | None = described(
+        "US dollars once for a call that searched the web, however often", None
+    )
     per_fetch: Usd | None = described("US dollars per page that a provider's tool fetched", None)
     per_code_run: Usd | None = described("US dollars per run of code by a provider's tool", None)
     per_file_search: Usd | None = described("US dollars per search of files by a provider's tool", None)

@@ -266,11 +266,13 @@ def _compile_summands(paths: Any, where: Path, problems: Problems) -> list[RowsG
 
 
 def _compile_amount(paths: Any, where: Path, problems: Problems) -> Getter:
-    """A path or several (also as `first`, with a divisor `per`), `{sum: [paths]}`, `{count: path of a list}` or
-    `{length: path of a text}`."""
+    """A path or several (also as `first`, with a divisor `per`), `{sum: [paths]}`, `{count: path of a list}` (what of
+    its items counts: `_compile_counted`) or `{length: path of a text}`."""
     raw = paths if isinstance(paths, Mapping) else {"first": paths}
-    for name in set(raw) - {"first", "sum", "count", "length", "per"}:
+    for name in set(raw) - {"first", "sum", "count", "length", "per", *_COUNTED}:
         problems.append(((*where, name), "one of first, per, sum, count, length is expected"))
+    if "count" in raw and not _COUNTED.isdisjoint(raw):
+        return _compile_counted(raw, where, problems)
     per = _read_divisor(raw.get("per", 1), (*where, "per"), problems)
     summed = compile_paths(raw.get("sum"), (*where, "sum"), problems)
     getters = compile_paths(raw.get("first"), where, problems)
@@ -294,6 +296,34 @@ def _compile_amount(paths: Any, where: Path, problems: Problems) -> Getter:
         return None
 
     return read_amount
+
+
+_COUNTED = frozenset({"where", "distinct", "most"})
+
+
+def _compile_counted(raw: Mapping[str, Any], where: Path, problems: Problems) -> Getter:
+    """How many items of a list there are: with `where` those whose keys say so, with `distinct` each value once and no
+    empty one, with `most` no more than so many. Nothing when there are none."""
+    getters = compile_paths(raw["count"], (*where, "count"), problems)
+    wanted = raw.get("where") or {}
+    if not isinstance(wanted, Mapping):
+        problems.append(((*where, "where"), "keys and what they are is expected"))
+        wanted = {}
+    distinct = bool(raw.get("distinct"))
+    most = int(_read_divisor(raw.get("most", MOST_TOKENS), (*where, "most"), problems))
+
+    def count_items(found: list[Any]) -> int:
+        if wanted:
+            found = [item for item in found if isinstance(item, dict) and wanted.items() <= item.items()]
+        return len({str(item) for item in found if item}) if distinct else len(found)
+
+    def read_counted(doc: Any) -> Decimal | None:
+        for read in getters:
+            if isinstance(found := read(doc), list):
+                return Decimal(min(count_items(found), most)) or None
+        return None
+
+    return read_counted
 
 
 def _read_divisor(value: Any, where: Path, problems: Problems) -> Decimal:

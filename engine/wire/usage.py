@@ -15,6 +15,7 @@ UNITS: Mapping[str, str] = {
     "seconds": "per_second",
     "characters": "per_character",
     "searches": "per_search",
+    "searched_calls": "per_searched_call",
     "fetches": "per_fetch",
     "code_runs": "per_code_run",
     "file_searches": "per_file_search",

@@ -32,6 +32,7 @@ UNIT_BOUNDS = {
     "seconds": ("0.000001", "0.02"),
     "characters": ("0.000001", "0.0005"),
     "searches": ("0.0001", "0.05"),
+    "searched_calls": ("0.0001", "0.05"),
 }
 FREE = {"moderation"}
 """Capabilities whose models may cost nothing."""

@@ -108,6 +108,26 @@ def test_units_are_counted_beside_tokens_exactly_as_they_were_written() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("counted", "items", "units"),
+    [
+        ({"distinct": True}, ["a", "", "b", "a", None], {"searches": 2}),
+        ({"distinct": True, "most": 1}, ["a", "b"], {"searches": 1}),
+        ({"distinct": True, "most": 1}, ["", ""], {}),
+        ({"where": {"type": "seen"}}, [{"type": "seen"}, {"type": "x"}, {"type": "seen", "id": 2}, 3], {"searches": 2}),
+        ({"where": {"type": "seen"}}, [{"type": "x"}], {}),
+        ({"most": 2}, [1, 2, 3], {"searches": 2}),
+        ({"distinct": True}, "a", {}),
+        ({"distinct": True}, None, {}),
+    ],
+)  # fmt: skip
+def test_items_are_counted_as_a_format_says(counted: Any, items: Any, units: dict[str, int]) -> None:
+    beside = {"searches": {"count": ["$.nowhere", "$.items"], **counted}}
+    form = compile_format(merge_trees(load_tree("openai-chat"), {"usage": {"beside": beside}}))
+    usage = form.read_usage({"usage": {"prompt_tokens": 3}, "items": items})
+    assert usage is not None and usage.units == units
+
+
 def test_units_that_the_request_says_are_read_from_it() -> None:
     form = compile_format(
         merge_trees(
