@@ -138,7 +138,7 @@ class Callers:
         """What those who got a 402 were told."""
 
     async def ask(self, client: httpx.AsyncClient) -> str:
-        """One call; what came of it: a status, with its code when it is no good, or `broke`."""
+        """One call; what came of it: a status, with its code when it is no good, or how the connection broke."""
         body = {
             "model": "priced",
             "max_tokens": 5 * OUTPUT,
@@ -149,8 +149,8 @@ class Callers:
             answer = await client.post(
                 f"{random.choice(self.urls)}/v1/chat/completions", json=body, headers=self.headers
             )
-        except httpx.HTTPError:
-            outcome = "broke"
+        except httpx.HTTPError as error:
+            outcome = f"broke {type(error).__name__}"
         else:
             outcome = str(answer.status_code)
             if answer.status_code == 200:
