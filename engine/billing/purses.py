@@ -265,6 +265,8 @@ class PurseDesk:
                 purse.serve()
                 if taken is not None and taken.taken_usd <= 0:
                     self._refuse_some(purse, taken.total_usd)
+                    # What is too little for anybody here may be what another worker lacks, and the other way round.
+                    await self._give_back(purse)
                     await asyncio.sleep(_ASK_AGAIN_S)
         except DependencyAway as error:
             _fail_all(purse, error)
@@ -409,7 +411,7 @@ class PurseDesk:
     async def _answer_recalls(self) -> None:
         for name in await self._bank.read_recalled(self.worker):
             purse = self.purses.get(name)
-            if purse is not None and not purse.waiters:
+            if purse is not None:
                 await self._give_back(purse)
 
     async def _drop_idle(self, now: float) -> None:

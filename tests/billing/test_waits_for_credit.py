@@ -115,3 +115,21 @@ async def test_a_database_that_is_slow_but_answers_is_not_away(rich: Database) -
     with pytest.raises(LimitExceeded) as refused:
         await second.hold("0.6", within_s=2)
     assert refused.value.code == "credit_in_use"
+
+
+async def test_workers_that_wait_do_not_sit_on_what_the_others_lack(rich: Database) -> None:
+    first, second = Desk(rich, "w1"), Desk(rich, "w2")
+    for desk, amount in ((first, "0.6"), (second, "0.4")):
+        await desk.hold(amount, within_s=0)
+        desk.purse.settle(Decimal(amount), Decimal(0), time.monotonic())
+        assert desk.purse.spare == Decimal(amount)
+
+    async def call(desk: Desk) -> None:
+        """Its ceiling is more than either worker has."""
+        await desk.hold("0.8", within_s=15)
+        desk.purse.settle(Decimal("0.8"), Decimal("0.01"), time.monotonic())
+
+    keeping = [asyncio.create_task(desk.desk.run()) for desk in (first, second)]
+    await asyncio.gather(call(first), call(second))
+    for task in keeping:
+        task.cancel()

@@ -16,14 +16,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psycopg
 import pytest
 from cryptography.fernet import Fernet
 
 from engine.storage.embedded import EmbeddedDatabase
 from tests.chaos.test_database_away import External, freeze
-from tests.chaos.traffic import list_simulated, list_workers, report, run_keys, wait_until
+from tests.chaos.traffic import ask, list_simulated, list_workers, report, run_keys, wait_until
 from tests.harness import Gateway, Simulator, clean_environment, running, write_files
 
 OUTPUT = 20
@@ -130,52 +129,40 @@ class Callers:
     """Callers in this process: each answer by its status, and the ids of the whole ones."""
 
     def __init__(self, house: House, key: str) -> None:
-        self.urls = [gateway.url for gateway in house.gateways]
-        self.headers = {"authorization": f"Bearer {key}"}
+        self.ports = [gateway.port for gateway in house.gateways]
+        self.key = key
         self.statuses: Counter[str] = Counter()
         self.delivered: list[str] = []
         self.refused: list[str] = []
         """What those who got a 402 were told."""
 
-    async def ask(self, client: httpx.AsyncClient) -> str:
-        """One call; what came of it: a status, with its code when it is no good, or how the connection broke."""
-        body = {
-            "model": "priced",
-            "max_tokens": 5 * OUTPUT,
-            "stream": True,
-            "messages": [{"role": "user", "content": "tell"}],
-        }
-        try:
-            answer = await client.post(
-                f"{random.choice(self.urls)}/v1/chat/completions", json=body, headers=self.headers
-            )
-        except httpx.HTTPError as error:
-            outcome = f"broke {type(error).__name__}"
+    async def ask(self) -> str:
+        """One call; what came of it: a status, with its code when it is no good, `cut`, or `broke`."""
+        port = random.choice(self.ports)
+        answer = await ask(port, "priced", key=self.key, max_tokens=5 * OUTPUT, stream=True)
+        outcome = str(answer.status)
+        if answer.status == 0:
+            outcome = "broke"
+        elif answer.done:
+            self.delivered.append(answer.request_id)
+        elif answer.status == 200 or not answer.whole:
+            outcome = "cut"
         else:
-            outcome = str(answer.status_code)
-            if answer.status_code == 200:
-                if answer.text.rstrip().endswith("data: [DONE]"):
-                    self.delivered.append(answer.headers["x-request-id"])
-                else:
-                    outcome = "cut"
-            else:
-                error = answer.json()["error"]
-                outcome += f" {error['code']}"
-                if answer.status_code == 402:
-                    self.refused.append(error["message"])
+            error = answer.json()["error"]
+            outcome += f" {error['code']}"
+            if answer.status == 402:
+                self.refused.append(error["message"])
         self.statuses[outcome] += 1
         return outcome
 
     async def run(self, callers: int, goes_on: Any) -> None:
         """So many callers at once, each until `goes_on` says no to what it heard."""
-        limits = httpx.Limits(max_connections=callers, max_keepalive_connections=callers)
-        async with httpx.AsyncClient(limits=limits, timeout=120) as client:
 
-            async def loop() -> None:
-                while goes_on(await self.ask(client)):
-                    await asyncio.sleep(random.uniform(0.05, 0.4))
+        async def loop() -> None:
+            while goes_on(await self.ask()):
+                await asyncio.sleep(random.uniform(0.05, 0.4))
 
-            await asyncio.gather(*(loop() for _ in range(callers)))
+        await asyncio.gather(*(loop() for _ in range(callers)))
 
 
 @pytest.mark.parametrize(
