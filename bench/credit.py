@@ -58,7 +58,7 @@ class CountingBank(LeaseBank):
 
 class Answer:
     texts = ("text",)
-    carries, begun = False, True
+    carries, begun, ended = False, True, True
     usage = Usage(input=812, output=101)
 
 

@@ -56,7 +56,7 @@ class Answer:
     """As much of an answer's reader as the books look at."""
 
     texts: ClassVar[list[str]] = ["text"]
-    carries, begun = False, True
+    carries, begun, ended = False, True, True
 
     def __init__(self, output: int) -> None:
         self.usage = Usage(output=output)

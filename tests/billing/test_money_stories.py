@@ -8,7 +8,7 @@ import asyncio
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from decimal import Decimal
 from typing import Any, ClassVar
 
@@ -450,8 +450,11 @@ class MoneyStory(RuleBasedStateMachine):
             if sys.exc_info()[0] is None:  # else this would hide what has failed
                 self.drain()
         finally:
-            self.run(self.database.close())
-            self.runner.close()
+            self.close()
+
+    def close(self) -> None:
+        self.run(self.database.close())
+        self.runner.close()
 
     def drain(self) -> None:
         """Everybody leaves: nothing is held or leased, and each call was paid once."""
@@ -513,11 +516,16 @@ def name_story(url: str) -> type[MoneyStory]:
     return type("Story", (MoneyStory,), {"url": url})
 
 
-def begin_story(url: str) -> MoneyStory:
-    """For those that are told by hand: two workers, and payers with two dollars."""
-    story = name_story(url)()
-    story.begin(Decimal(2))
-    return story
+@pytest.fixture
+def story(database_url: str) -> Iterator[MoneyStory]:
+    """One that is told by hand: two workers, and payers with two dollars. In the end each call was paid once."""
+    told = name_story(database_url)()
+    try:
+        told.begin(Decimal(2))
+        yield told
+        told.drain()
+    finally:
+        told.close()
 
 
 def check(story: MoneyStory) -> None:
@@ -528,8 +536,7 @@ def check(story: MoneyStory) -> None:
     story.what_is_held_is_what_running_calls_hold()
 
 
-def test_what_was_charged_for_a_lost_call_is_corrected_when_its_journal_turns_up(database_url: str) -> None:
-    story = begin_story(database_url)
+def test_what_was_charged_for_a_lost_call_is_corrected_when_its_journal_turns_up(story: MoneyStory) -> None:
     for most in (10, 20, 30):
         story.begin_call(0, "u1", most, "charges what is lost")
     story.do_a_chore(0, "holds")
@@ -542,13 +549,11 @@ def test_what_was_charged_for_a_lost_call_is_corrected_when_its_journal_turns_up
     story.adopt(0)
     check(story)
     assert story.charged_as_lost[ended] == Decimal("0.2") and story.spent[ended] == Decimal("0.1")
-    story.teardown()  # each call was paid once: 0.1 and 0.3 as they were held, 0.1 as it ended
 
 
 def test_a_call_that_ends_after_its_lease_was_closed_pays_what_it_cost_and_not_what_it_held(
-    database_url: str,
+    story: MoneyStory,
 ) -> None:
-    story = begin_story(database_url)
     story.begin_call(0, "u1", 60, "charges what is lost")
     story.do_a_chore(0, "holds")
     story.something_goes_wrong(0, "closed")
@@ -560,22 +565,18 @@ def test_a_call_that_ends_after_its_lease_was_closed_pays_what_it_cost_and_not_w
     story.end_call(0, 100, "ok")
     story.flush(0, 5)
     check(story)
-    story.teardown()
 
 
-def test_an_event_whose_handling_breaks_is_there_once_when_it_comes_again(database_url: str) -> None:
-    story = begin_story(database_url)
+def test_an_event_whose_handling_breaks_is_there_once_when_it_comes_again(story: MoneyStory) -> None:
     for tell in (pay_in, pay_back, renew_plan):
         story.hear_of_money(tell, "u2", Decimal(1), True, 1)
         assert not story.events[-1].happened
         story.tell(story.events[-1], False, 3)
         story.tell(story.events[-1], False, 3)
         check(story)
-    story.teardown()
 
 
-def test_a_worker_that_is_cut_off_spends_what_it_may_lend_and_all_of_it_is_posted(database_url: str) -> None:
-    story = begin_story(database_url)
+def test_a_worker_that_is_cut_off_spends_what_it_may_lend_and_all_of_it_is_posted(story: MoneyStory) -> None:
     story.begin_call(0, "u1", 60, "lends")
     story.something_goes_wrong(0, "cut off or healed")
     story.begin_call(0, "u1", 50, "lends")
@@ -586,7 +587,6 @@ def test_a_worker_that_is_cut_off_spends_what_it_may_lend_and_all_of_it_is_poste
     story.flush(0, 5)
     check(story)
     assert sum(story.spent.values()) == Decimal("1.1")
-    story.teardown()
 
 
 @pytest.mark.timeout(1800)
