@@ -43,7 +43,7 @@ CONTRACT_POLICY = """
     assume_output_tokens: 4096
     when_redis_away: divide         # divide | refuse | allow
     budgets: [{per: key, every: month, usd: "20", hard: true, alert_at: [0.8, 0.9, 1]}]
-    billing: {on_abort: delivered, on_error: never, fallback_attempts: never, markup: "0", unknown_price: refuse}
+    billing: {on_abort: delivered, on_error: delivered, fallback_attempts: never, markup: "0", unknown_price: refuse}
     on_disconnect: cancel           # cancel | drain (reads on to the usage, bounded by time and cost)
     rescue: auto                    # auto | continue | restart | error
     """  # noqa: E501 the contract's own lines
