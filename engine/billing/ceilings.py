@@ -24,6 +24,8 @@ _BYTES_PER_TOKEN = 3
 """Fewer than any tokenizer needs for prose, and what one sign of most scripts takes."""
 _MARGIN = Decimal("1.25")
 _SPARE_TOKENS = 32
+_ATTACHED = (b"image", b"file", b"document", b"audio", b"video", b"http")
+"""Words of parts that are more tokens than bytes. One in a text costs the time of an estimate and nothing else."""
 _COUNTS = (("n",), ("best_of",), ("generationConfig", "candidateCount"))
 _COUNT_KEYS = frozenset(keys[0] for keys in _COUNTS)
 _ASSUMED_UNITS = {"seconds": Decimal(60)}
@@ -54,18 +56,23 @@ def bound_input_tokens(call: Call, estimate: int) -> int:
     """No fewer tokens than the prompt has, as far as that can be told without a tokenizer."""
     body = call.body
     if body and len(body) < _SMALL_BODY:
-        return len(body) // _BYTES_PER_TOKEN + _SPARE_TOKENS
+        return max(len(body) // _BYTES_PER_TOKEN, int(estimate * _MARGIN)) + _SPARE_TOKENS
     foreign = 0 if body.isascii() else len(body) - len(body.decode("utf-8", "ignore"))
     tools = call.request.get("tools")
     told = len(orjson.dumps(tools)) // _BYTES_PER_TOKEN if tools else 0
     return int(estimate * _MARGIN) + foreign + body.count(b"\\u") + told + _SPARE_TOKENS
 
 
+def needs_estimate(body: bytes) -> bool:
+    """Whether its bytes alone do not bound a prompt: a long one has too many, one with attachments too few."""
+    return len(body) >= _SMALL_BODY or any(word in body for word in _ATTACHED)
+
+
 def list_lengths(call: Call, targets: Sequence[Target], policy: Policy) -> list[Length]:
     """At each target: what the caller states, else the model's limit, else what the policy assumes."""
     if call.operation not in WRITING:
         return [_NO_LENGTH] * len(targets)
-    stated, answers = read_stated(call), count_answers(call.request)
+    stated, answers = read_stated(call), count_answers(call.request) * count_prompts(call.request)
     if stated is not None:
         return [Length(stated, answers, stated=True)] * len(targets)
     usual = call.model.output if call.model is not None else None
@@ -85,6 +92,14 @@ def count_answers(request: Mapping[str, Any]) -> int:
         if isinstance(count, int) and not isinstance(count, bool) and count > answers:
             answers = min(count, 1024)
     return answers
+
+
+def count_prompts(request: Mapping[str, Any]) -> int:
+    """A list of texts, or of lists of tokens, is answered once for each."""
+    prompts = request.get("prompt")
+    if not isinstance(prompts, list) or not prompts or isinstance(prompts[0], int):
+        return 1
+    return len(prompts)
 
 
 @dataclass(frozen=True, slots=True)

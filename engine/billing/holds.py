@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from engine.billing.books import estimate_input_tokens, is_own
 from engine.billing.budgets import BudgetBook
-from engine.billing.ceilings import Ceiling, find_ceiling
+from engine.billing.ceilings import Ceiling, find_ceiling, needs_estimate
 from engine.billing.purses import Purse, PurseDesk
 from engine.call import Call, Caller
 from engine.config.snapshot import Policy
@@ -79,8 +79,8 @@ class HoldStage:
             self._desk.declare(purse)
         if not hard and call.max_cost is None:
             return hold
-        estimate = call.input_estimate or (0 if call.body else estimate_input_tokens(call.request))
-        if not estimate and len(call.body) >= 16 << 10:
+        estimate = call.input_estimate
+        if not estimate and (not call.body or needs_estimate(call.body)):
             estimate = estimate_input_tokens(call.request)
         targets = [target for target in call.targets if not is_own(call, target)]
         ceiling = find_ceiling(call, targets, policy, estimate)

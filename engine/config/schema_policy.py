@@ -3,7 +3,10 @@ number.
 """
 
 from decimal import Decimal
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
 
 from engine.config.schema_base import (
     Count,
@@ -108,6 +111,17 @@ class BudgetEntry(SpanBudgetEntry):
     per: Literal["key", "user", "team", "model", "system"] = described("what each has this budget")
 
 
+def _refuse_twice(budgets: tuple[BudgetEntry, ...]) -> tuple[BudgetEntry, ...]:
+    if len({(budget.per, budget.every, budget.hard) for budget in budgets}) < len(budgets):
+        raise PydanticCustomError(
+            "budgets", "there may be one hard and one soft budget of each span for the same"
+        )
+    return budgets
+
+
+Budgets = Annotated[tuple[BudgetEntry, ...], AfterValidator(_refuse_twice)]
+
+
 class AwayCreditEntry(Strict):
     up_to: Usd = described("US dollars that a worker may spend of each purse beyond its lease")
 
@@ -152,7 +166,7 @@ class PolicyFile(Strict):
     when_redis_away: Literal["divide", "refuse", "allow"] = described(
         "limits while Redis cannot be reached", "divide"
     )
-    budgets: tuple[BudgetEntry, ...] = described("spending limits", ())
+    budgets: Budgets = described("spending limits", ())
     billing: BillingEntry = described("what a call costs whom", BillingEntry())
     on_disconnect: Literal["cancel", "drain"] = described(
         "when the client goes away: cancel the upstream, or read on to the usage", "cancel"

@@ -9,6 +9,7 @@ Every scope adds to the others. A key's list of models takes away again: what is
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -182,8 +183,17 @@ def compile_budgets(stored: Mapping[str, Any], max_spend_usd: str | None) -> tup
         for entry in entries or ()
     ]
     if max_spend_usd is not None:
-        found.append(Budget("key", "total", Decimal(max_spend_usd)))
+        found = _tighten(found, Budget("key", "total", Decimal(max_spend_usd)))
     return tuple(found)
+
+
+def _tighten(budgets: list[Budget], most: Budget) -> list[Budget]:
+    """With what a key may spend in all. There is one hard budget of a span, or each call would count twice."""
+    same = next(
+        (each for each in budgets if (each.per, each.every, each.hard) == ("key", "total", True)), most
+    )
+    others = [each for each in budgets if each is not same]
+    return [*others, replace(same, usd=min(same.usd, most.usd))]
 
 
 def pack_budgets(budgets: Iterable[Budget]) -> list[list[Any]]:
