@@ -24,7 +24,7 @@ _BYTES_PER_TOKEN = 3
 """Fewer than any tokenizer needs for prose, and what one sign of most scripts takes."""
 _MARGIN = Decimal("1.25")
 _SPARE_TOKENS = 32
-_ATTACHED = (b"image", b"file", b"document", b"audio", b"video", b"http")
+_ATTACHED = (b"image", b"file", b"document", b"audio", b"video")
 """Words of parts that are more tokens than bytes. One in a text costs the time of an estimate and nothing else."""
 _COUNTS = (("n",), ("best_of",), ("generationConfig", "candidateCount"))
 _COUNT_KEYS = frozenset(keys[0] for keys in _COUNTS)
