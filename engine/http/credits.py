@@ -33,6 +33,7 @@ from engine.storage.postgres import Connection
 from engine.storage.trials import read_trial, sum_usage
 
 Kind = Annotated[Text, StringConstraints(pattern=r"^[a-z_]+$", max_length=50)]
+Reference = Annotated[Text, StringConstraints(min_length=1, max_length=300)]
 _SHOWN_OF_METADATA = ("model", "surface")
 
 
@@ -59,7 +60,8 @@ class BulkAdd(Strict):
 class RefundCredits(Strict):
     user_id: UserId
     amount: Amount
-    original_transaction_id: Annotated[int, Field(ge=1, le=2**62)] | None = None
+    original_transaction_id: Annotated[int, Field(ge=1, le=2**62)] | Reference | None = None
+    """The number that lists show, or the `transaction_id` that a movement was answered with."""
     reason: Line
 
 

@@ -188,10 +188,18 @@ def word_state(trial: Trial) -> str:
     return "your trial is over" if trial.is_over(datetime.now(UTC)) else "your trial runs"
 
 
+TRIAL_WORDS = ("is_trial", "trial_active", "trial_expired", "trial_converted")
+TRIAL_FACTS = (
+    "trial", "trial_start_date", "trial_end_date", "trial_used_tokens", "trial_used_requests", "trial_max_tokens",
+    "trial_max_requests", "trial_credits", "trial_used_credits", "subscription_status", "subscription_plan",
+    "trial_remaining_tokens", "trial_remaining_requests", "trial_remaining_credits",
+)  # fmt: skip
+
+
 def show_trial(trial: Trial | None, used: Used) -> dict[str, Any]:
     """All keys are there for everybody; who never had a trial has empty ones."""
     if trial is None:
-        return {"is_trial": False, "trial_active": False, "trial_expired": False, "trial_converted": False}
+        return dict.fromkeys(TRIAL_FACTS) | dict.fromkeys(TRIAL_WORDS, False)
     now = datetime.now(UTC)
     restricted, over = trial.lifted_at is None, trial.is_over(now)
     left_usd = Decimal(0) if over else max(Decimal(0), trial.credit_usd - used.cost_usd)

@@ -4,7 +4,7 @@ Caps hold for any number of administrators and requests at once: whoever moves m
 counter, which the audit log needs anyway. Works inside the caller's transaction.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 from uuid import uuid4
@@ -34,8 +34,8 @@ class ByHand:
     metadata: dict[str, Any] | None = None
     key: str = ""
     """Of a request that may come twice."""
-    refunds: int | None = None
-    """The movement that is given back."""
+    refunds: int | str | None = None
+    """The movement that is given back: its number or its reference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,7 @@ async def move_by_hand(
         )
     await _check_caps(connection, admin, asked, rules)
     if asked.refunds is not None:
+        asked = replace(asked, refunds=await _find_movement(connection, payer, asked.refunds))
         await _check_refund(connection, payer, asked)
     after, changed_usd = await _book(connection, payer, asked, ref, admin)
     await connection.execute(
@@ -145,6 +146,18 @@ async def _check_caps(connection: Connection, admin: str, asked: ByHand, rules: 
             f"an administrator gives at most {rules.max_day_usd} USD in 24 hours, and gave {row[0]:f}",
             code="grants_used_up",
         )
+
+
+async def _find_movement(connection: Connection, payer: str, name: int | str) -> int:
+    row = await (
+        await connection.execute(
+            "SELECT id FROM ledger_movements WHERE payer = %s AND (id = %s OR ref = %s)",
+            (payer, name if isinstance(name, int) else None, name if isinstance(name, str) else None),
+        )
+    ).fetchone()
+    if row is None:
+        raise NotFound("this user has no such transaction", code="transaction_not_found")
+    return int(row[0])
 
 
 async def _check_refund(connection: Connection, payer: str, asked: ByHand) -> None:

@@ -120,6 +120,11 @@ def test_credit_by_hand_has_reasons_caps_and_comes_once(gateway: Gateway, admin:
                 "reason": REASON,
             }
             assert post(admin, "/credits/refund", status, **refund)
+        own = {"user_id": user_id, "reason": REASON}
+        debit = post(admin, "/credits/adjust", **own, amount="-2")["transaction_id"]
+        for amount, status in (("2.5", 403), ("2", 200), ("0.1", 403)):
+            assert post(admin, "/credits/refund", status, **own, amount=amount, original_transaction_id=debit)
+        assert post(admin, "/credits/refund", 404, **own, amount=1, original_transaction_id="nobody's")
         refusals = {
             "reason_too_short": {"amount": 1, "reason": "short"},
             "grant_too_large": {"amount": "1000.01", "reason": REASON},
@@ -145,7 +150,7 @@ def test_credit_by_hand_has_reasons_caps_and_comes_once(gateway: Gateway, admin:
         assert admin.get("/admin/credit-transactions").status_code == 200
         assert user.get("/credits/summary").status_code == 403
         events = admin.get("/admin/audit", params={"user_id": user_id, "action": "credit.admin_debit"}).json()
-        assert events["total_logs"] == 1
+        assert events["total_logs"] == 2
 
 
 def test_a_day_of_an_administrator_has_an_end(gateway: Gateway, admin: httpx.Client) -> None:
@@ -232,10 +237,19 @@ def test_who_signs_up_with_a_code_is_brought_by_its_owner(gateway: Gateway) -> N
         assert "brought" not in json.dumps(stats)
 
 
+SHAPE_OF_TRIALS = {
+    "trial", "is_trial", "trial_start_date", "trial_end_date", "trial_used_tokens", "trial_used_requests",
+    "trial_max_tokens", "trial_max_requests", "trial_credits", "trial_used_credits", "trial_converted",
+    "subscription_status", "subscription_plan", "trial_active", "trial_expired", "trial_remaining_tokens",
+    "trial_remaining_requests", "trial_remaining_credits",
+}  # fmt: skip
+
+
 def test_a_trial_needs_a_proven_person(gateway: Gateway, admin: httpx.Client) -> None:
     with issue(gateway, "trying") as user:
         none = user.get("/trial/status").json()
         assert none["trial_status"]["is_trial"] is False
+        assert set(none["trial_status"]) == SHAPE_OF_TRIALS
         assert post(user, "/partner-trials/start", 403)["error"]["code"] == "trial_needs_proof"
         assert httpx.get(f"{gateway.url}/partner-trials/check/redbeard").json()["valid"] is True
         assert admin.get("/partner-trials/config/REDBEARD").json()["daily_usage_limit_usd"] == "5"

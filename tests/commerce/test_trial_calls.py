@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from engine.storage.embedded import EmbeddedDatabase
-from tests.commerce.test_http import REASON, find_id, issue, open_client, post
+from tests.commerce.test_http import REASON, SHAPE_OF_TRIALS, find_id, issue, open_client, post
 from tests.harness import ADMIN_KEY, Gateway, Simulator, running, write_files
 
 FILES = {
@@ -61,6 +61,7 @@ def test_a_trial_from_its_beginning_to_a_payment(
         user_id = find_id(user)
         database.execute("UPDATE users SET email_verified = true WHERE id = %s", (user_id,))
         begun = post(user, "/partner-trials/start")["trial_status"]
+        assert set(begun) == SHAPE_OF_TRIALS
         assert (begun["trial_active"], begun["trial_remaining_requests"]) == (True, 3)
         time.sleep(1)
         answers = [ask(user) for _ in range(4)]

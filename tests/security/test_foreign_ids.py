@@ -60,6 +60,8 @@ ENTRIES: dict[str, Entry] = {
     "GET /user/invoices/{id}": Entry(names={"id": "invoice_id"}),
     "GET /v1/receipts/{call_id}": Entry(),
     "GET /teams/{team_id}": Entry(),
+    "GET /teams/{team_id}/invoices": Entry(),
+    "GET /teams/{team_id}/invoices/{id}": Entry(names={"id": "invoice_id"}),
     "PUT /teams/{team_id}": Entry({"name": "mine"}),
     "DELETE /teams/{team_id}": Entry({"confirmation": "DELETE_TEAM"}),
     "GET /teams/{team_id}/members": Entry(),
