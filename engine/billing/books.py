@@ -246,6 +246,8 @@ def write_record(call: Call, seconds: float) -> Record:
         record["prepaid"] = call.is_prepaid
         if call.hold is not None:
             record["lease"], record["purses"] = call.hold.worker, call.hold.list_purses()
+            if call.hold.lent:
+                record["lent"] = True
     if call.error:
         record["error"] = call.error[:500]
     return record

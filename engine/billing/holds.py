@@ -37,6 +37,8 @@ class Hold:
     counted: list[str] = field(default_factory=list)
     """Budgets that only count."""
     freed: bool = False
+    lent: bool = False
+    """Some of it is beyond a lease, which may not even have begun."""
 
     @property
     def worker(self) -> str:
@@ -169,7 +171,7 @@ class HoldStage:
         try:
             for purse in purses:
                 if not purse.take(amount):
-                    await self._desk.hold(purse, amount, rule.hold_wait_s, rule.beyond_lease_usd)
+                    hold.lent |= await self._desk.hold(purse, amount, rule.hold_wait_s, rule.beyond_lease_usd)
                 hold.purses.append(purse)
         except BaseException:
             hold.leave(call)

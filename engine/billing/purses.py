@@ -204,24 +204,26 @@ class PurseDesk:
         if purse.free_elsewhere is None and purse.asker is None and self._bank.available:
             purse.asker = asyncio.create_task(self._declare(purse))
 
-    async def hold(self, purse: Purse, amount: Decimal, within_s: float, beyond: Decimal | None) -> None:
+    async def hold(self, purse: Purse, amount: Decimal, within_s: float, beyond: Decimal | None) -> bool:
         """Hold an amount, waiting for it if need be. `beyond`: how far the room may be passed while nobody can lend.
 
-        Raises CreditMissing when the purse itself is too small, LimitExceeded when others hold what is left,
-        DependencyAway.
+        True: it was passed. Raises CreditMissing when the purse itself is too small, LimitExceeded when others hold
+        what is left, DependencyAway.
         """
         if purse.take(amount):
-            return
+            return False
         if beyond is not None and not self._bank.available and purse.spare + beyond >= amount:
             purse.held += amount
-            return
+            return True
         try:
             await self._wait(purse, amount, within_s)
+            return False
         except DependencyAway:
             if beyond is None or purse.spare + beyond < amount:
                 self._count("database_away")
                 raise
             purse.held += amount
+            return True
         except (CreditMissing, LimitExceeded) as error:
             self._count(error.code or "")
             raise

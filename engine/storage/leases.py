@@ -28,6 +28,17 @@ _FORGET: LiteralString = "DELETE FROM leases WHERE worker = %s AND purse = ANY(%
 _DEAD: LiteralString = (
     "SELECT worker FROM lease_workers WHERE renewed_at < now() - make_interval(secs => %s) ORDER BY worker"
 )
+_LENT: LiteralString = (
+    "FROM jsonb_to_recordset(%s::jsonb) AS r (lease text, lent boolean, purses jsonb)"
+    " CROSS JOIN LATERAL jsonb_array_elements_text(r.purses) AS p (id) WHERE r.lent AND r.lease <> ''"
+)
+_OPEN_LENT: Sequence[LiteralString] = (
+    f"INSERT INTO lease_workers (worker) SELECT DISTINCT r.lease {_LENT} ON CONFLICT DO NOTHING",
+    f"INSERT INTO purses (id) SELECT DISTINCT p.id {_LENT} ON CONFLICT DO NOTHING",
+    f"SELECT 1 FROM purses WHERE id IN (SELECT p.id {_LENT}) ORDER BY id FOR UPDATE",
+    f"INSERT INTO leases (purse, worker, amount_usd) SELECT DISTINCT p.id, r.lease, 0 {_LENT}"
+    " ON CONFLICT DO NOTHING",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +206,15 @@ class LeaseBank:
             return names
 
         return await self._run(work)
+
+
+async def open_lent(connection: Connection, records: str) -> None:
+    """Begin the leases that calls went beyond before there were any, at nothing: what they cost is a debt of theirs.
+
+    `records` is JSON. Locks are taken in the order of `take_lease`.
+    """
+    for statement in _OPEN_LENT:
+        await connection.execute(statement, (records,))
 
 
 async def close_worker(connection: Connection, worker: str, grace_usd: Decimal) -> None:

@@ -14,11 +14,13 @@ import orjson
 import psycopg
 
 from engine.storage.calls import FIELDS
+from engine.storage.leases import open_lent
 from engine.storage.outbox import queue_mail
 from engine.storage.postgres import Connection
 
 log = logging.getLogger(__name__)
 
+_LENT = '"lent":true'
 _WRITERS_LOCK = 0x67770002
 _INSERT: LiteralString = f"""
 WITH given AS (SELECT %(records)s::jsonb AS records),
@@ -112,6 +114,8 @@ async def _insert(connection: Connection, records: Sequence[bytes], grace_usd: D
     # One writer at a time, so that records are numbered in the order in which they are committed.
     await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_WRITERS_LOCK,))
     text = (b"[" + b",".join(records) + b"]").decode("utf-8", "replace")
+    if _LENT in text:
+        await open_lent(connection, text)
     rows = await (await connection.execute(_INSERT, {"records": text, "grace": grace_usd})).fetchall()
     written = Written()
     for purse, share, spent, most, owner, lost in rows:

@@ -307,17 +307,16 @@ async def test_with_up_to_a_worker_spends_so_much_more_and_not_a_cent_beyond(dat
         await worker.begin(1, lent)
 
 
-@pytest.mark.parametrize("leased_before", [True, False])
+@pytest.mark.parametrize("before", ["leased", "registered", "born while it was away"])
 async def test_what_was_spent_beyond_a_lease_is_paid_when_the_database_is_back_and_nothing_stays_leased(
-    database: Database, leased_before: bool
+    database: Database, before: str
 ) -> None:
     await give_credit(database, "10")
     lent = make_policy(billing={"hold_wait_s": 0, "credit_when_database_away": {"up_to": "5"}})
     worker = Worker(database)
-    if leased_before:
+    if before == "leased":
         worker.end(await worker.begin(100, lent), 0)
-    else:
-        await give_credit(database, "1", "bob")
+    elif before == "registered":
         await worker.desk._register()
     bank = cut_off(worker)
     worker.end(await worker.begin(400, lent), 400)
