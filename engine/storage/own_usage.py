@@ -1,6 +1,6 @@
 """What one user used, from the call records: in the windows of limits, in all, by environment, and call by call."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString
@@ -12,12 +12,6 @@ from engine.storage.postgres import Connection
 from engine.storage.usage_sums import ALL_TOKENS, LISTED, add_up
 from engine.wire.usage import OUTPUT_CLASSES
 
-_WHO: Mapping[str, LiteralString] = {
-    "user": "true",
-    "environment": "c.key_id IN (SELECT id FROM api_keys WHERE user_id = %(user)s"
-    " AND environment = %(environment)s AND team_id IS NULL)",
-    "key": "c.key_id = %(key)s",
-}
 _RECENT: Mapping[str, LiteralString] = {
     "minute": "c.started_at > now() - interval '60 seconds'",
     "hour": "c.started_at > now() - interval '1 hour'",
@@ -34,9 +28,12 @@ def _sum_if(condition: LiteralString) -> LiteralString:
     )
 
 
-_WINDOWS: LiteralString = ", ".join(
-    [_sum_if(f"{who} AND {recent}") for who in _WHO.values() for recent in _RECENT.values()]
+_WINDOWS: LiteralString = ", ".join([_sum_if(recent) for recent in _RECENT.values()])
+_IN_ENVIRONMENT: LiteralString = (
+    "c.key_id IN (SELECT id FROM api_keys WHERE user_id = %(user)s AND environment = %(environment)s"
+    " AND team_id IS NULL)"
 )
+_PLACES = range(2, 2 + 3 * len(_RECENT), 3)
 _SINCE: Mapping[str, LiteralString] = {
     "total": "true",
     "today": "c.started_at >= %(today)s",
@@ -75,16 +72,34 @@ async def read_windows(
 
     Only calls that asked somebody count.
     """
-    row = await (
+    rows = await (
         await connection.execute(
-            f"SELECT {_WINDOWS} FROM call_records c WHERE c.user_id = %(user)s AND c.attempts <> '[]'"
-            " AND c.started_at > now() - interval '720 hours'",
+            f"SELECT {_IN_ENVIRONMENT}, c.key_id = %(key)s, {_WINDOWS} FROM call_records c"
+            " WHERE c.user_id = %(user)s AND c.attempts <> '[]'"
+            " AND c.started_at > now() - interval '720 hours' GROUP BY 1, 2",
             {"user": user_id, "environment": environment, "key": key_id},
         )
-    ).fetchone()
-    assert row is not None, "sums have one row"
-    windows = [Window(*row[at : at + 3]) for at in range(0, len(row), 3)]
-    return {who: dict(zip(SPANS, windows[at * len(SPANS) :], strict=False)) for at, who in enumerate(_WHO)}
+    ).fetchall()
+    return {
+        "user": _add_windows(rows),
+        "environment": _add_windows([row for row in rows if row[0]]),
+        "key": _add_windows([row for row in rows if row[1]]),
+    }
+
+
+def _add_windows(rows: Sequence[Sequence[Any]]) -> dict[str, Window]:
+    return {
+        span: _add_window([row[at : at + 3] for row in rows]) for at, span in zip(_PLACES, SPANS, strict=True)
+    }
+
+
+def _add_window(parts: Sequence[Sequence[Any]]) -> Window:
+    began = [oldest for _, _, oldest in parts if oldest is not None]
+    return Window(
+        sum(requests for requests, _, _ in parts),
+        sum(tokens for _, tokens, _ in parts),
+        min(began, default=None),
+    )
 
 
 async def read_totals(

@@ -165,6 +165,17 @@ def test_a_session_is_good_on_both_gateways_and_its_end_too(pair: Pair) -> None:
     assert read_code(again) == (401, "refresh_token_invalid")
 
 
+def test_a_session_sees_what_its_holder_used_and_no_limits_of_a_key(pair: Pair) -> None:
+    bearer = pair.register()["access_token"]
+    assert pair.ask("GET", "/user/monitor", bearer=bearer).json()["api_key"] is None
+    shown = pair.ask("GET", "/user/limit", on=pair.b, bearer=bearer).json()
+    assert shown["api_key"] is None and not {"key", "plan_environment"} & {
+        each["scope"] for each in shown["scopes"]
+    }
+    for path in ("/user/activity/stats", "/user/activity/log", "/user/environment-usage"):
+        assert pair.ask("GET", path, bearer=bearer).status_code == 200
+
+
 def test_a_session_opens_no_inference_and_administration_only_with_the_role(pair: Pair) -> None:
     made = pair.register()
     bearer = made["access_token"]

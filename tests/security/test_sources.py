@@ -25,7 +25,6 @@ REVIEWED_SQL = {
         "engine/storage/own_usage.py",
         "*(_FILTERS[name] for name in filters)",
     ): "a table of the module: a name that is not in it is a KeyError",
-    ("engine/storage/own_usage.py", "who"): "a table of the module",
     ("engine/storage/own_usage.py", "recent"): "a table of the module",
 }
 """Pieces of statements that are not plainly fixed text, each looked at once: (file, expression) -> why it is safe."""
