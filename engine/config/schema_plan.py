@@ -17,6 +17,10 @@ class PlanStripe(Strict):
     month: str = described("the id of the price of a month", "", max_length=100)
     year: str = described("the id of the price of a year", "", max_length=100)
 
+    @property
+    def is_sold(self) -> bool:
+        return bool(self.product or self.month or self.year)
+
 
 class PlanFile(Strict):
     """One plan. The one named `default` is that of everybody who has none."""

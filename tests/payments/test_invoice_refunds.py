@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from tests.payments.conftest import House
+from tests.payments.conftest import PLANS, House
 from tests.payments.test_subscriptions import take_plan, use
 
 
@@ -59,6 +59,23 @@ async def test_a_dispute_of_an_invoice_asks_once_which_it_was(house: House) -> N
     asked = [params for _, path, params in house.stripe.asked if path.endswith("invoice_payments")]
     assert [each["payment"] for each in asked] == [{"type": "payment_intent", "payment_intent": intent_id}]
     assert (await house.balance("user:ann")).allowance_usd == 0
+
+
+async def test_nobody_is_asked_for_invoices_where_no_plan_is_sold(house: House) -> None:
+    sold = dict(PLANS)
+    PLANS.pop("pro"), PLANS.pop("max")
+    try:
+        charge = {
+            "id": "ch_x",
+            "object": "charge",
+            "payment_intent": "pi_of_somebody",
+            "amount_refunded": 800,
+        }
+        house.stripe.tell("charge.refunded", charge)
+        assert await house.tell_all() == ["done"]
+        assert not [path for _, path, _ in house.stripe.asked if path.endswith("invoice_payments")]
+    finally:
+        PLANS.update(sold)
 
 
 async def test_an_older_endpoints_invoice_names_its_payment_itself(house: House) -> None:
