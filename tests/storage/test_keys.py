@@ -65,7 +65,11 @@ async def test_the_database_holds_no_key(connection: Connection, ring: KeyRing):
     assert all(text[8:30] not in row[0] for row in rows)
 
 
-@pytest.mark.parametrize("text", ["", "sk-abc", "gw_live_short", generate_key() + "x", "gw_prod_" + "a" * 43])
+@pytest.mark.parametrize(
+    "text",
+    ["", "sk-abc", "gw_live_short", generate_key() + "x", "gw_prod_" + "a" * 43],
+    ids=["nothing", "another's", "too short", "too long", "of no environment"],
+)
 async def test_text_that_is_no_key_is_refused_without_a_look_up(store: KeyStore, text: str):
     assert store.find(text) is None
     with pytest.raises(KeyRefused):

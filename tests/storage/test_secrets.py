@@ -56,7 +56,9 @@ def test_a_secret_is_encrypted_and_read_back():
     assert KeyRing(Secret(f"{SECOND},{FIRST}")).decrypt(stored).reveal() == "sk-provider"
 
 
-@pytest.mark.parametrize("text", ["", " , ", "short", f"{FIRST},nonsense"])
+@pytest.mark.parametrize(
+    "text", ["", " , ", "short", f"{FIRST},nonsense"], ids=["nothing", "commas", "short", "one of two"]
+)
 def test_a_ring_that_is_none_is_refused_without_showing_it(text: str):
     with pytest.raises(StorageRefused) as refused:
         KeyRing(Secret(text))
