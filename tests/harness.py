@@ -19,7 +19,7 @@ import httpx
 from tests.homes import furnish
 
 ADMIN_KEY = "gw_test_9fQzL2vXk7RtB4mWc8YpJ3nHs6DgA1uEoTi5KxZqVwC"
-READY_WITHIN_S = 30.0
+READY_WITHIN_S = 60.0
 
 
 def find_free_port() -> int:

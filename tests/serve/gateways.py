@@ -89,7 +89,7 @@ class RunningGateway:
         return int(self.url.rsplit(":", 1)[1])
 
     def await_ready(self) -> "RunningGateway":
-        wait_until(lambda: self._find_url() or self.process.poll() is not None, 30, lambda: self.text)
+        wait_until(lambda: self._find_url() or self.process.poll() is not None, 60, lambda: self.text)
         assert self.url, self.text
         return self
 
