@@ -57,10 +57,10 @@ def test_near_names_show_nobody_what_they_may_not_use() -> None:
 
 def test_looking_for_near_names_is_bounded() -> None:
     names = [f"provider-{number % 7}/model-{number}" for number in range(20_000)]
-    began = time.perf_counter()
+    began = time.process_time()
     find_near_names("x" * 100_000, names)
     find_near_names("provider-3/model-19999-" * 100, names)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize(

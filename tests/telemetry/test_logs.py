@@ -215,8 +215,8 @@ def test_warnings_of_python_become_lines(log: Log, path: Path) -> None:
 def test_the_line_of_a_call_costs_microseconds(log: Log) -> None:
     fastest = 1.0
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.process_time()
         for _ in range(1000):
             log.finish_call(RECORD)
-        fastest = min(fastest, (time.perf_counter() - began) / 1000)
+        fastest = min(fastest, (time.process_time() - began) / 1000)
     assert fastest < 20e-6

@@ -195,8 +195,8 @@ def test_one_observation_costs_microseconds() -> None:
     metrics, cost = Metrics(), Decimal("0.0001")
     fastest = 1.0
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.process_time()
         for _ in range(2000):
             metrics.observe_call("acme", "large", 0.3, 0.1, USAGE, cost)
-        fastest = min(fastest, (time.perf_counter() - began) / 2000)
+        fastest = min(fastest, (time.process_time() - began) / 2000)
     assert fastest < 10e-6
