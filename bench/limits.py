@@ -33,6 +33,7 @@ from engine.secret import Secret
 from engine.storage.keys import KeyStore
 from engine.storage.postgres import Database
 from engine.storage.redis import Redis
+from engine.storage.redis_door import RedisDoor
 from engine.storage.secrets import KeyRing, generate_key
 from tests.routing.things import DOOR, make_model, make_policy, make_snapshot, make_target
 
@@ -77,7 +78,13 @@ async def measure(work: Callable[[int], Any], at_once: int) -> float:
 
 
 async def measure_shared(url: str) -> None:
-    redis = Redis(url, SCRIPT, answer_within_s=5.0)
+    redis = Redis(
+        RedisDoor(
+            url,
+        ),
+        SCRIPT,
+        answer_within_s=5.0,
+    )
     limiter = SharedLimiter(redis, time.monotonic, "bench", 0, 1)
     limiter.start()
     while not redis.available:

@@ -239,9 +239,11 @@ class WorkerApp:
         return [self._caps, self._make_trial_stage(), self._cashbox.stage]
 
     def _share_limits(self, url: str, worker: int) -> tuple[Redis | None, SharedLimiter | None]:
+        """redis-py is 6 MiB: who has no Redis there never imports it."""
         if url == "none":
             return None, None
-        redis, workers = Redis(url, SCRIPT), self._runtime.snapshot.server.workers
+        door = importlib.import_module("engine.storage.redis_door").RedisDoor(url)
+        redis, workers = Redis(door, SCRIPT), self._runtime.snapshot.server.workers
         return redis, SharedLimiter(redis, self._clock, uuid.uuid4().hex[:12], worker, workers)
 
     def _open_payments(self, entry: StripeEntry) -> Payments | None:

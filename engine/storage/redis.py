@@ -11,15 +11,11 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from hashlib import sha1
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from hiredis import HiredisError, Reader, ReplyError, pack_command
-from redis.asyncio import ConnectionPool
-from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +90,21 @@ def pack_words(*words: Word) -> bytes:
     return packed[packed.index(b"\n") + 1 :]
 
 
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A connection that is ready for commands."""
+
+    transport: asyncio.WriteTransport
+    close: Callable[[], Awaitable[None]]
+
+
+class Door(Protocol):
+    """Opens connections (storage/redis_door.py). Raises RedisAway, OSError or TimeoutError."""
+
+    async def open(self, elsewhere: dict[str, Any]) -> Connected:
+        """`elsewhere` has the host and port that a cluster named instead."""
+
+
 class Script:
     """A Lua script by its hash; a server that does not know it is sent the text."""
 
@@ -105,7 +116,7 @@ class Script:
 class Redis:
     """The connection, kept up in the background."""
 
-    def __init__(self, url: str, script: Script, *, answer_within_s: float = ANSWER_WITHIN_S) -> None:
+    def __init__(self, door: Door, script: Script, *, answer_within_s: float = ANSWER_WITHIN_S) -> None:
         self.available = False
         self.away_since: float | None = time.time()
         """Wall clock, seconds since the epoch; None while Redis is there."""
@@ -114,7 +125,7 @@ class Redis:
         self.on_back: Callable[[], None] = _do_nothing
         """May send what goes ahead of everybody else's."""
         self.on_lost: Callable[[], None] = _do_nothing
-        self._url, self._script, self._answer_within_s = url, script, answer_within_s
+        self._door, self._script, self._answer_within_s = door, script, answer_within_s
         self._told_away = False
         self._elsewhere: dict[str, Any] = {}
         self._head = pack_words("EVALSHA", script.hash)
@@ -201,7 +212,7 @@ class Redis:
             began = time.monotonic()
             try:
                 await self._live()
-            except (RedisError, RedisAway, OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+            except (RedisAway, OSError, TimeoutError) as error:
                 self._note_away(error)
             except Exception as error:  # noqa: BLE001 - whatever a library raises: limits must not end with this task
                 self._note_away(error)
@@ -212,12 +223,13 @@ class Redis:
 
     async def _live(self) -> None:
         """Connect, greet, be available until something breaks; ends with what broke."""
-        connection = self._make_connection()
+        async with asyncio.timeout(CONNECT_WITHIN_S):
+            elsewhere, self._elsewhere = self._elsewhere, {}
+            connection = await self._door.open(elsewhere)
         try:
-            async with asyncio.timeout(CONNECT_WITHIN_S):
-                await connection.connect()  # type: ignore[no-untyped-call]
             self._broken = asyncio.get_running_loop().create_future()
-            self._take_over(connection)
+            self._transport = connection.transport
+            self._transport.set_protocol(Answers(self._take_answer, self._break))
             await self._say_hello()
             self._note_available()
             self.on_back()
@@ -225,14 +237,7 @@ class Redis:
         finally:
             self._break(RedisAway("the connection was closed"))
             self._transport = None
-            with contextlib.suppress(RedisError, OSError, TimeoutError):
-                await connection.disconnect(nowait=True)
-
-    def _take_over(self, connection: AbstractConnection) -> None:
-        writer = connection._writer
-        assert writer is not None
-        self._transport = writer.transport
-        self._transport.set_protocol(Answers(self._take_answer, self._break))
+            await connection.close()
 
     async def _say_hello(self) -> None:
         """Everything may take its time but the last question: one that is slow would be away again at once."""
@@ -251,23 +256,6 @@ class Redis:
         body = pack_words("SCRIPT", "LOAD", self._script.text)
         self._loading = self._send(3, body, loaded, None, of_script=False)
         await loaded
-
-    def _make_connection(self) -> AbstractConnection:
-        pool = ConnectionPool.from_url(
-            self._url,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-            socket_connect_timeout=CONNECT_WITHIN_S,
-            socket_timeout=None,
-            socket_keepalive=True,
-            health_check_interval=0,
-            client_name="gatewayz",
-            driver_info=None,
-        )
-        pool.connection_kwargs.update(self._elsewhere)
-        self._elsewhere = {}
-        connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]
-        return connection
 
     # On the wire
 

@@ -18,6 +18,7 @@ from engine.policies.script_words import write_entries
 from engine.policies.shared_limits import BEAT_EVERY_S, SCRIPT, SharedLimiter
 from engine.storage.embedded import EmbeddedDatabase
 from engine.storage.redis import Redis
+from engine.storage.redis_door import RedisDoor
 from tests.chaos.traffic import Answer, ask, report, run_keys, wait_until
 from tests.harness import ADMIN_KEY, Gateway, Simulator, running, write_files
 from tests.homes import lend_database
@@ -159,7 +160,17 @@ def test_a_plans_month_counts_what_was_used_weeks_ago(pair: Pair) -> None:
 
     async def seed() -> None:
         limiter = SharedLimiter(
-            Redis(pair.redis.url, SCRIPT, answer_within_s=2.0), time.monotonic, "seed", 0, 1
+            Redis(
+                RedisDoor(
+                    pair.redis.url,
+                ),
+                SCRIPT,
+                answer_within_s=2.0,
+            ),
+            time.monotonic,
+            "seed",
+            0,
+            1,
         )
         limiter.start()
         try:

@@ -17,6 +17,7 @@ from engine.policies import shared_limits
 from engine.policies.limits import LimitReached
 from engine.policies.shared_limits import SCRIPT, SharedGrant, SharedLimiter
 from engine.storage.redis import ANSWER_WITHIN_S, Redis
+from engine.storage.redis_door import RedisDoor
 from tests.harness import find_free_port
 from tests.valkey import Valkey, valkey
 
@@ -28,7 +29,19 @@ async def limiter(
     url: str, name: str = "a", *, within_s: float = 2.0, clock: Callable[[], float] = time.monotonic
 ) -> AsyncIterator[SharedLimiter]:
     """Patient, so that a busy machine changes nothing; who measures is not."""
-    shared = SharedLimiter(Redis(url, SCRIPT, answer_within_s=within_s), clock, name, 0, 1)
+    shared = SharedLimiter(
+        Redis(
+            RedisDoor(
+                url,
+            ),
+            SCRIPT,
+            answer_within_s=within_s,
+        ),
+        clock,
+        name,
+        0,
+        1,
+    )
     shared.start()
     try:
         yield shared
