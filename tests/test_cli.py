@@ -45,3 +45,9 @@ def test_serve_imports_nothing_that_only_its_children_or_other_commands_need() -
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_a_worker_imports_redis_and_stripe_only_where_they_are_configured() -> None:
+    code = "import sys, engine.worker; print([name for name in ('redis', 'stripe') if name in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"

@@ -195,15 +195,20 @@ def _checksum(body: bytes) -> bytes:
 
 
 def prebuild(library: Path, target: Path) -> int:
-    """Parse every shipped file of `library` into cache entries under `target`, for the wheel; returns how
-    many.
+    """Parse every shipped file of `library` into cache entries under `target`, for the wheel and for a clone; returns
+    how many there are. What was parsed before is kept, and what no file asks for any more goes.
     """
     sources = find_sources(library, (), library).sources
-    for source in sources:
-        content = Path(source.path).read_bytes()
-        write_entry(target, hash_bytes(content), parse_document(content))
+    contents = {hash_bytes(content): content for content in (Path(s.path).read_bytes() for s in sources)}
+    names = {f"{sha256}.{CACHE_FORM}" for sha256 in contents}
+    for sha256, content in contents.items():
+        if _read_entry(target / f"{sha256}.{CACHE_FORM}") is None:
+            write_entry(target, sha256, parse_document(content))
     for entry in os.scandir(target):
-        os.chmod(entry.path, 0o644)
+        if entry.name in names:
+            os.chmod(entry.path, 0o644)
+        elif entry.name.endswith(f".{CACHE_FORM}"):
+            os.unlink(entry.path)
     return len(sources)
 
 

@@ -106,7 +106,7 @@ class Supervisor:
 
     async def _start(self) -> None:
         self._fleet.spawn()
-        if self._state.exists and self._options.settings.database_url is None:
+        if self._options.settings.database_url is None and (self._state.exists or self._will_embed()):
             self._state.start_early()
         snapshot = await self._load_config()
         refuse_shared_limits(snapshot)
@@ -121,6 +121,12 @@ class Supervisor:
         )
         self._polling = self._spawn_task(self._reloader.poll(ConfigWatch(self._loader).changed))
         self._greet(server, key)
+
+    def _will_embed(self) -> bool:
+        """Whether gateway.yaml says nothing of a database: then one is made while the rest of it is still being read."""
+        with contextlib.suppress(FileNotFoundError):
+            return b"database" not in self._options.settings.config_path.read_bytes()
+        return True
 
     async def _open_state(self, snapshot: "Snapshot") -> Secret | None:
         key = await self._state.open(is_embedded(snapshot))

@@ -293,10 +293,11 @@ def make_room_for(connections: int) -> int:
 
 
 def settle_memory() -> None:
-    """What is loaded now stays: the collector need not walk it again and again."""
+    """What is loaded now stays: the collector need not walk it again and again. Until here it was off (worker.py)."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+    gc.enable()
 
 
 def run_worker(descriptor: int, create_app: CreateApp) -> int:

@@ -138,7 +138,7 @@ class EmbeddedDatabase:
     async def _launch(self) -> None:
         user = choose_server_user(self.home, self.data)
         if not (self.data / "PG_VERSION").exists():
-            create_database(self.home, self.data, user)
+            await asyncio.to_thread(create_database, self.home, self.data, user)
         major = (self.data / "PG_VERSION").read_text().strip()
         programs = make_reachable(find_programs(major), user)
         deadline = asyncio.get_running_loop().time() + _START_WITHIN_S
