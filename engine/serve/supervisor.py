@@ -123,10 +123,13 @@ class Supervisor:
         self._greet(server, key)
 
     def _will_embed(self) -> bool:
-        """Whether gateway.yaml says nothing of a database: then one is made while the rest of it is still being read."""
-        with contextlib.suppress(FileNotFoundError):
+        """Whether gateway.yaml says nothing of a database: then one is made while the rest is still being read."""
+        try:
             return b"database" not in self._options.settings.config_path.read_bytes()
-        return True
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
 
     async def _open_state(self, snapshot: "Snapshot") -> Secret | None:
         key = await self._state.open(is_embedded(snapshot))
