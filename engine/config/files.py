@@ -201,6 +201,7 @@ def prebuild(library: Path, target: Path) -> int:
     sources = find_sources(library, (), library).sources
     contents = {hash_bytes(content): content for content in (Path(s.path).read_bytes() for s in sources)}
     names = {f"{sha256}.{CACHE_FORM}" for sha256 in contents}
+    target.mkdir(exist_ok=True)
     for sha256, content in contents.items():
         if _read_entry(target / f"{sha256}.{CACHE_FORM}") is None:
             write_entry(target, sha256, parse_document(content))

@@ -15,6 +15,8 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -138,7 +140,9 @@ class EmbeddedDatabase:
     async def _launch(self) -> None:
         user = choose_server_user(self.home, self.data)
         if not (self.data / "PG_VERSION").exists():
-            await asyncio.to_thread(create_database, self.home, self.data, user)
+            with ThreadPoolExecutor(1, thread_name_prefix="initdb") as thread:  # others go on meanwhile
+                make = partial(create_database, self.home, self.data, user)
+                await asyncio.get_running_loop().run_in_executor(thread, make)
         major = (self.data / "PG_VERSION").read_text().strip()
         programs = make_reachable(find_programs(major), user)
         deadline = asyncio.get_running_loop().time() + _START_WITHIN_S
