@@ -30,6 +30,8 @@ PRICE = Decimal("0.0005")
 """Of one token that is written; the prompt costs nothing, so that the true cost is known."""
 COST = OUTPUT * PRICE
 HOLD = 5 * COST
+SERVES_AFTER_S = 1.5
+"""Since a worker was there first."""
 
 
 def write_config(folder: Path, simulator: Simulator) -> None:
@@ -202,25 +204,25 @@ def read_balance(refusal: str) -> Decimal:
     return Decimal(found[1])
 
 
-async def kill_workers(house: House, callers: Callers, kills: int, at_once: int = 12) -> int:
-    """Callers that never stop while one worker after another is killed at a random moment; how many were."""
-    killed = 0
+async def kill_workers(house: House, callers: Callers, kills: int, at_once: int = 24) -> None:
+    """Callers that never stop while one serving worker after another is killed at a random moment of its answers."""
+    killed = delivered = 0
+    first_seen: dict[int, float] = {}
 
     def goes_on(outcome: str) -> bool:
         return killed < kills
 
     calling = asyncio.create_task(callers.run(at_once, goes_on))
-    await asyncio.sleep(1)
     while killed < kills:
-        await asyncio.sleep(random.uniform(0.05, 0.8))
-        gateway = random.choice(house.gateways)
-        workers = await asyncio.to_thread(list_workers, gateway)
-        if workers:
+        await asyncio.sleep(random.uniform(0.02, 0.4))
+        now = time.monotonic()
+        workers = await asyncio.to_thread(list_workers, random.choice(house.gateways))
+        serving = [pid for pid in workers if now - first_seen.setdefault(pid, now) > SERVES_AFTER_S]
+        if serving and len(callers.delivered) > delivered:  # else nothing is under load
             with contextlib.suppress(ProcessLookupError):
-                os.kill(random.choice(workers), signal.SIGKILL)
-                killed += 1
+                os.kill(random.choice(serving), signal.SIGKILL)
+                killed, delivered = killed + 1, len(callers.delivered)
     await calling
-    return killed
 
 
 @pytest.mark.parametrize(
@@ -233,7 +235,7 @@ def test_a_worker_killed_at_any_moment_leaves_each_answer_paid_once_and_nothing_
 ) -> None:
     with open_house(tmp_path, gateways=2, workers=2) as house:
         callers = Callers(house, house.make_key("100000"))
-        killed = asyncio.run(kill_workers(house, callers, kills))
+        asyncio.run(kill_workers(house, callers, kills))
         for gateway in house.gateways:
             wait_until(lambda gateway=gateway: len(list_workers(gateway)) == 2, 30)  # type: ignore[misc]
         house.await_rest()
@@ -255,7 +257,7 @@ def test_a_worker_killed_at_any_moment_leaves_each_answer_paid_once_and_nothing_
             assert gateway.stop() == 0
         assert house.query("SELECT count(*) FROM leases") == 0, "something is held for ever"
         assert house.query("SELECT count(*) FROM lease_workers") == 0
-        report(f"credit-kills[{killed}]", delivered=len(callers.delivered), **callers.statuses)
+        report(f"credit-kills[{kills}]", delivered=len(callers.delivered), **callers.statuses)
 
 
 @pytest.mark.parametrize(
