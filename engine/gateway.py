@@ -112,9 +112,10 @@ async def carry(call: Call, headers: Headers, rooms: Rooms, reply: ClientReply) 
             attempts = Attempts(call, plan.timeouts, rooms.exchange, relay, rooms.clock, rooms.books.open)
             try:
                 answer = await Delivery(call, plan, rooms.router, attempts).run()
-            finally:
-                # What was used counts against the limits however the call ends.
+            except BaseException:  # what was used counts against the limits however the call ends
                 call.usage = measure_usage(call, attempts.reader)
+                raise
+            finally:
                 rooms.private_state.keep(call, attempts.reader)
             call.http_status = call.http_status or 200
             rooms.books.settle(call, "aborted" if call.client_gone else "ok", answer)

@@ -33,7 +33,7 @@ _ASSUMED_UNITS = {"seconds": Decimal(60)}
 _NO_USAGE = Usage()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Length:
     """How long the answers of a call may be, in tokens."""
 
@@ -102,7 +102,7 @@ def count_prompts(request: Mapping[str, Any]) -> int:
     return len(prompts)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ceiling:
     """What a call may cost at the dearest of its targets, by the length of its answers."""
 

@@ -22,9 +22,9 @@ def price_usage(usage: Usage, price: Price, markup: Decimal = _NOTHING) -> Decim
     if price.tiers or price.services:
         price = choose_rates(price, usage.prompt, usage.service)
     cost = price.request + price.input * usage.input + price.output * usage.output
-    for name in _PARTS:
-        if count := getattr(usage, name):
-            cost += getattr(price, name) * count
+    if usage.has_parts:
+        for name in _PARTS:
+            cost += getattr(price, name) * getattr(usage, name)
     if usage.units:
         cost += _price_units(usage.units, usage.variant, price)
     return _EXACT.multiply(cost, 1 + markup) if markup else cost

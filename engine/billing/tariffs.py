@@ -21,7 +21,7 @@ from engine.wire.usage import Usage
 _ALWAYS = (float("-inf"), float("inf"))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Charge:
     cost: Decimal
     """What the caller pays."""
@@ -97,7 +97,10 @@ def find_tariff(snapshot: Snapshot, model: Model, target: Target, at: float) -> 
         tariffs = list_tariffs(snapshot, model, target)
         if snapshot.models.get(model.name) is model and target in model.targets:
             snapshot.tariffs[model, target] = tariffs
-    return next(tariff for tariff in tariffs if tariff.since <= at < tariff.until)
+    for tariff in tariffs:
+        if tariff.since <= at < tariff.until:
+            return tariff
+    raise AssertionError("the last tariff is always in force")
 
 
 def list_tariffs(snapshot: Snapshot, model: Model, target: Target) -> Sequence[Tariff]:

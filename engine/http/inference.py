@@ -71,7 +71,7 @@ class OpenCalls:
             await self._emptied
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Visit:
     """What a request's path leads to: a door of the snapshot in force, and the model that the path names."""
 

@@ -12,8 +12,13 @@ from engine.wire.splice import edit_members
 
 def read_stated(call: Call) -> int | None:
     """The longest that any of the dialect's words allows: which of two a provider goes by nobody knows."""
-    found = (read_place(call.request, keys) for keys in call.door.format.client.output_places)
-    return max((length for length in found if is_length(length)), default=None)
+    request, longest = call.request, None
+    for keys in call.door.format.client.output_places:
+        if keys[0] in request:
+            length = read_place(request, keys)
+            if is_length(length) and (longest is None or length > longest):
+                longest = length
+    return longest
 
 
 def limit_output(call: Call, most: int) -> bool:

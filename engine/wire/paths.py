@@ -93,7 +93,7 @@ def split_plain_path(text: str) -> tuple[str | int, ...] | None:
 
 def _compile_key(name: str) -> Getter:
     def read_key(doc: Any) -> Any:
-        return doc.get(name) if isinstance(doc, dict) else None
+        return doc.get(name) if doc.__class__ is dict else None
 
     return read_key
 

@@ -60,12 +60,13 @@ class UsageReader:
         for read in self._sources:
             found = read(doc)
             if isinstance(found, dict) and (counts := self.read_found(found)):
-                return {**counts, **self.read_beside(doc)} if self._beside else counts
+                beside = self._beside.read(doc)
+                return {**counts, **beside} if beside else counts
         return None
 
     def read_beside(self, doc: Any) -> Counts:
         """What stands elsewhere in a document that counts."""
-        return _read_facts(self._beside, doc) if self._beside else {}
+        return self._beside.read(doc)
 
     def find_counts(self, doc: Any) -> dict[str, Any] | None:
         """Where a document says what was used; `read_found` reads it."""
@@ -85,7 +86,7 @@ class UsageReader:
 
     def read_asked(self, body: Any) -> Counts:
         """Units and texts that are known from the request."""
-        return _read_facts(self._asked, body) if self._asked else {}
+        return self._asked.read(body)
 
     def make_usage(self, counts: Mapping[str, Any]) -> Usage:
         """Disjoint classes of the counts."""
@@ -129,12 +130,27 @@ def add_asked(usage: Usage, asked: Counts) -> Usage:
     return add_texts(replace(usage, units={**units, **usage.units}) if units else usage, asked)
 
 
-Facts = tuple[tuple[str, Getter], ...]
+class Facts:
+    """Units and texts that stand anywhere in a document. One with none of their keys is looked at only once."""
+
+    __slots__ = ("_getters", "_keys")
+
+    def __init__(self, getters: Sequence[tuple[str, Getter]], keys: frozenset[str] | None) -> None:
+        """`keys`: the outermost ones on the way to all facts; None when that cannot be told."""
+        self._getters, self._keys = tuple(getters), keys
+
+    def read(self, doc: Any) -> Counts:
+        keys = self._keys
+        if keys is not None and (doc.__class__ is not dict or keys.isdisjoint(doc)):
+            return {}
+        found = ((name, read(doc)) for name, read in self._getters)
+        return {name: value for name, value in found if value is not None}
 
 
 def _compile_facts(raw: Mapping[str, Any], key: str, problems: Problems) -> Facts:
     found = []
-    for name, paths in as_mapping(raw.get(key), ("usage", key), problems).items():
+    declared = as_mapping(raw.get(key), ("usage", key), problems)
+    for name, paths in declared.items():
         where = ("usage", key, name)
         if name in _TEXTS:
             found.append((name, _compile_text(paths, where, problems)))
@@ -142,12 +158,19 @@ def _compile_facts(raw: Mapping[str, Any], key: str, problems: Problems) -> Fact
         if name not in UNITS:
             problems.append((where, f"not a unit ({', '.join(UNITS)}) and none of {', '.join(TEXTS)}"))
         found.append((name, _compile_amount(paths, where, problems)))
-    return tuple(found)
+    keys = [_find_outer_key(path) for paths in declared.values() for path in _list_paths(paths)]
+    return Facts(found, None if None in keys else frozenset(key for key in keys if key is not None))
 
 
-def _read_facts(facts: Facts, doc: Any) -> Counts:
-    found = ((name, read(doc)) for name, read in facts)
-    return {name: value for name, value in found if value is not None}
+def _list_paths(paths: Any) -> list[Any]:
+    if isinstance(paths, Mapping):
+        return [path for name, value in paths.items() if name != "per" for path in _list_paths(value)]
+    return as_list(paths)
+
+
+def _find_outer_key(path: Any) -> str | None:
+    steps = split_plain_path(path) if isinstance(path, str) else None
+    return steps[0] if steps and isinstance(steps[0], str) else None
 
 
 def _compile_text(paths: Any, where: Path, problems: Problems) -> Getter:
