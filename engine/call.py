@@ -95,11 +95,12 @@ class Caller:
     """Calls are paid from credit, and without credit there are none. Otherwise what they cost is written down."""
     trial: TrialTerms | None = None
     """Of who is on trial, or was and has not paid since."""
+    payer: str = field(init=False)
+    """Whose credit it is: `team:<id>` or `user:<id>`."""
 
-    @property
-    def payer(self) -> str:
-        """Whose credit it is: `team:<id>` or `user:<id>`."""
-        return f"team:{self.team_id}" if self.team_id else f"user:{self.user_id}"
+    def __post_init__(self) -> None:
+        payer = f"team:{self.team_id}" if self.team_id else f"user:{self.user_id}"
+        object.__setattr__(self, "payer", payer)
 
 
 @dataclass(slots=True)

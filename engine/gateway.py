@@ -110,13 +110,7 @@ async def carry(call: Call, headers: Headers, rooms: Rooms, reply: ClientReply) 
             reply.promise_life(plan.policy.keepalive_s)
             relay = Relay(call, reply, rooms.clock)
             attempts = Attempts(call, plan.timeouts, rooms.exchange, relay, rooms.clock, rooms.books.open)
-            try:
-                answer = await Delivery(call, plan, rooms.router, attempts).run()
-            except BaseException:  # what was used counts against the limits however the call ends
-                call.usage = measure_usage(call, attempts.reader)
-                raise
-            finally:
-                rooms.private_state.keep(call, attempts.reader)
+            answer = await deliver(call, plan, attempts, rooms)
             call.http_status = call.http_status or 200
             rooms.books.settle(call, "aborted" if call.client_gone else "ok", answer)
             await finish(call, rooms, reply, answer.tail)
@@ -149,6 +143,17 @@ def needs_estimate(call: Call, plan: Plan) -> bool:
 def name_receipt(call: Call) -> list[tuple[bytes, bytes]]:
     """Where the receipt of a stream will be: what it cost is known when its headers are long gone."""
     return [(b"x-receipt-url", b"/v1/receipts/" + call.id.encode())] if call.stream else []
+
+
+async def deliver(call: Call, plan: Plan, attempts: Attempts, rooms: Rooms) -> AnswerReader:
+    """A whole answer. What was used counts against the limits however that ends; a good end is measured by `settle`."""
+    try:
+        return await Delivery(call, plan, rooms.router, attempts).run()
+    except BaseException:
+        call.usage = measure_usage(call, attempts.reader)
+        raise
+    finally:
+        rooms.private_state.keep(call, attempts.reader)
 
 
 async def finish(call: Call, rooms: Rooms, reply: ClientReply, tail: bytes) -> None:

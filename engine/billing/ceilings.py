@@ -112,7 +112,7 @@ class Ceiling:
 
     @property
     def stated(self) -> bool:
-        return all(length.stated for _, length in self.rates)
+        return all([length.stated for _, length in self.rates])
 
     @property
     def longest(self) -> int:

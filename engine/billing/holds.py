@@ -13,7 +13,7 @@ from engine.billing.budgets import BudgetBook
 from engine.billing.ceilings import Ceiling, find_ceiling, needs_estimate
 from engine.billing.purses import Purse, PurseDesk
 from engine.call import Call, Caller
-from engine.config.snapshot import Policy
+from engine.config.snapshot import Policy, Target
 from engine.errors import DependencyAway, InvalidRequest
 from engine.policies.refusals import HeaderPairs
 from engine.storage.leases import OpenHold, PurseTerms
@@ -46,7 +46,7 @@ class Hold:
         return self.purses[0].worker if self.purses else ""
 
     def list_purses(self) -> list[str]:
-        return [*(purse.terms.id for purse in self.purses), *self.counted]
+        return [purse.terms.id for purse in self.purses] + self.counted
 
     def settle(self, call_id: str, cost: Decimal, now: float) -> None:
         """The call is over and this is what it cost."""
@@ -76,15 +76,18 @@ class HoldStage:
         hard, soft = self._find_purses(call, caller, policy)
         if not (hard or soft or call.max_cost is not None):
             return None
-        hold = call.hold = Hold(self._desk, NOTHING, counted=[purse.terms.id for purse in soft])
+        hold = call.hold = Hold(self._desk, NOTHING)
         for purse in soft:
+            hold.counted.append(purse.terms.id)
             self._desk.declare(purse)
         if not hard and call.max_cost is None:
             return hold
         estimate = call.input_estimate
         if not estimate and (not call.body or needs_estimate(call.body)):
             estimate = estimate_input_tokens(call.request)
-        targets = [target for target in call.targets if not is_own(call, target)]
+        targets: Sequence[Target] = call.targets
+        if caller.own_keys is not None:
+            targets = [target for target in targets if not is_own(call, target)]
         ceiling = find_ceiling(call, targets, policy, estimate)
         amount = ceiling.at()
         if amount <= 0:
@@ -183,7 +186,10 @@ def needs_fit(call: Call, policy: Policy, ceiling: Ceiling, purses: Sequence[Pur
     """Whether anything is to be found out or brought down: not with a stated length and purses that are known."""
     if call.max_cost is not None or policy.billing.lower_max_tokens or not ceiling.stated:
         return True
-    return any(purse.free_elsewhere is None for purse in purses)
+    for purse in purses:
+        if purse.free_elsewhere is None:
+            return True
+    return False
 
 
 def _show(amount: Decimal) -> str:

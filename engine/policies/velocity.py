@@ -29,15 +29,16 @@ class Velocity:
 
     def note(self, failed: bool, now: float) -> bool:
         """One more call has ended; True when that switches it on."""
-        self.forget(now)
         pieces, rule = self._pieces, self.rule
+        if pieces and pieces[0][0] + rule.window_s <= now:
+            self.forget(now)
         if not pieces or now >= pieces[-1][0] + rule.window_s / _MOST_PIECES:
             pieces.append([now, 0, 0])
         pieces[-1][1] += 1
         pieces[-1][2] += failed
         self.total += 1
         self.failures += failed
-        if self.is_on(now) or self.total < rule.min_requests or self.failures < rule.ratio * self.total:
+        if now < self.until or self.total < rule.min_requests or self.failures < rule.ratio * self.total:
             return False
         self.until, self.times_on = now + rule.for_s, self.times_on + 1
         return True
