@@ -45,6 +45,10 @@ class Continuation:
     delivered: str
 
 
+_WEIGHED = ("max_tokens", "max_completion_tokens", "max_output_tokens", "n", "service_tier")
+"""What limits and money are held by. Written twice, a provider that reads the first would be asked for another."""
+
+
 def render_body(
     call: Call, target: Target, endpoint: Endpoint, continuation: Continuation | None = None
 ) -> bytes:
@@ -55,6 +59,9 @@ def render_body(
         call.requested_model != target.model or may_name_twice(call.body, b"model")
     ):
         edits["model"] = target.model
+    for name in _WEIGHED:
+        if name in request and name not in edits and may_name_twice(call.body, name.encode()):
+            edits[name] = request[name]
     if call.stream and not call.usage_asked and provider.stream_usage == "ask":
         edits |= ask_for_usage(request, endpoint.format.usage_request)
     if continuation is not None:

@@ -484,6 +484,27 @@ def test_no_number_breaks_a_body(house: House, number: str) -> None:
     assert answer.status_code == 400
 
 
+@pytest.mark.parametrize(
+    "twice",
+    [
+        b'"max_tokens":987654,"max_tokens":1',
+        b'"max_tokens":987654,"m\\u0061x_tokens":1',
+        b'"m\\u0061x_tokens":987654,"max_tokens":1',
+        b'"n":98,"temperature":1,"n":1',
+        b'"service_tier":"987654","service_tier":"default"',
+    ],
+    ids=range(5),
+)
+def test_what_is_counted_is_what_a_provider_reads_whichever_it_takes(house: House, twice: bytes) -> None:
+    house.simulator.reset()
+    told = b'{"model":"gpt-rehearsal",' + twice + b',"messages":[{"role":"user","content":"hi"}]}'
+    headers = {"content-type": "application/json"}
+    answer = ask_with(house, "user", "POST", CHAT, content=told, headers=headers)
+    assert answer.status_code == 200, answer.text
+    sent = httpx.get(f"{house.simulator.url}/_sim/calls").text
+    assert '"hi"' in sent and "987654" not in sent and '"n":98' not in sent
+
+
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1:1", "", "a b", "x\ty", "[::1]", "admin"])
 def test_the_host_header_decides_nothing(house: House, host: str) -> None:
     said = speak(house, f"GET /health HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
