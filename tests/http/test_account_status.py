@@ -115,7 +115,10 @@ def test_a_team_is_marked_when_all_of_its_owners_are(house: House) -> None:
     house.mark("first", "bot")
     wait_for(lambda: find_code(house.other, key) == "403 subscription_bot")
     with connect(house.one, first) as owner, connect(house.one, second) as joining:
-        owner.post(f"/teams/{team}/members", json={"user_id": "user_second", "role": "member"})
+        asked = owner.post(
+            f"/teams/{team}/members", json={"email": "second@marked.example", "role": "member"}
+        )
+        assert asked.status_code == 200, asked.text
         assert joining.post(f"/teams/invitations/{team}", json={}).status_code == 200
         assert find_code(house.other, key) == "403 subscription_bot"
         assert owner.put(f"/teams/{team}/members/user_second", json={"role": "owner"}).status_code == 200
