@@ -13,7 +13,7 @@ from engine.billing.tariffs import Charge, Tariff, find_tariff
 from engine.call import Call
 from engine.config.snapshot import Model, Target
 from engine.wire.answers import AnswerReader
-from engine.wire.operations import WRITING
+from engine.wire.operations import COUNTING, WRITING
 from engine.wire.rescue import RescueStream, count_delivered_tokens
 from engine.wire.usage import Usage
 
@@ -84,7 +84,7 @@ class Books:
 
     def _cost(self, call: Call, reader: AnswerReader | None) -> Decimal:
         model, served, policy = call.model, call.served, call.policy
-        if model is None or served is None or policy is None or reader is None:
+        if model is None or served is None or policy is None or reader is None or call.operation == COUNTING:
             return FREE
         billing, usage = policy.billing, call.usage or NOTHING
         delivered = bool(reader.texts) or reader.carries

@@ -17,7 +17,7 @@ from engine.config.snapshot import Policy, Target
 from engine.errors import DependencyAway, InvalidRequest
 from engine.policies.refusals import HeaderPairs
 from engine.storage.leases import OpenHold, PurseTerms
-from engine.wire.operations import WRITING
+from engine.wire.operations import COUNTING, WRITING
 from engine.wire.output_length import limit_output
 
 NOTHING = Decimal(0)
@@ -71,7 +71,7 @@ class HoldStage:
 
     async def enter(self, call: Call, policy: Policy, headers: HeaderPairs) -> Hold | None:
         caller = call.caller
-        if caller is None or (caller.unlimited and call.max_cost is None):
+        if caller is None or call.operation == COUNTING or (caller.unlimited and call.max_cost is None):
             return None
         hard, soft = self._find_purses(call, caller, policy)
         if not (hard or soft or call.max_cost is not None):

@@ -43,6 +43,9 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         f"  {name}: {{{price}, policy: {policy}, targets: [{{provider: {provider}, model: {model}}}]}}\n"
         for name, (provider, model, policy) in MODELS.items()
     )
+    models += (
+        "  prompted: {price: {input: '10000', output: '0'}, targets: [{provider: claude, model: sim/echo}]}\n"
+    )
     files = {
         "gateway.yaml": "database: embedded\nredis: none\nsimulator: {enabled: false}\n",
         "providers.d/near.yaml": f"provider: near\nformat: openai-chat\nbase_url: {simulator.url}/v1\n{head}",
@@ -205,6 +208,16 @@ def test_whoever_leaves_pays_nothing_where_the_policy_says_so(
     record = gateway.find_record(leave_early(caller, "claude-free", 30))
     assert (record["status"], record["cost_usd"]) == ("aborted", "0")
     assert ask(caller, "slow", max_tokens=300).status_code == 200, "nothing of it is held"
+
+
+def test_counting_tokens_costs_nothing_and_needs_no_credit(
+    gateway: Gateway, pay: Callable[[str], httpx.Client]
+) -> None:
+    caller = pay("0.01")
+    assert read_code(ask(caller, "prompted", max_tokens=1)) == (402, "insufficient_credits")
+    counted = caller.post("/v1/messages/count_tokens", json={"model": "prompted", "messages": MESSAGES})
+    assert counted.status_code == 200 and counted.json()["input_tokens"] > 0
+    assert gateway.find_record(counted.headers["x-request-id"])["cost_usd"] == "0"
 
 
 def test_a_users_budget_is_in_force_within_a_second_of_each_change(
