@@ -35,6 +35,7 @@ def furnish(home: Path, *, database: bool = True) -> None:
 
 
 def lend_parsed_files(home: Path) -> None:
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
     shutil.copytree(parse_shipped_files(), home / "cache")
 
 

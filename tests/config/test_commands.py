@@ -13,6 +13,12 @@ from tests.config.conftest import Folder, provider
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def _in_a_home(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.loader()
+    monkeypatch.setenv("GATEWAYZ_HOME", str(folder.path / "home"))
+
+
 def run(*words: str) -> int:
     parser = argparse.ArgumentParser()
     commands.register(parser.add_subparsers())

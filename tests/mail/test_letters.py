@@ -12,6 +12,7 @@ from engine.config.schema_mail import MailFile
 from engine.mail.letters import SHIPPED, LetterRefused, LetterWriter, show_usd, write_paragraphs
 from engine.mail.samples import SAMPLES
 from engine.storage.outbox import TEMPLATES
+from tests.homes import lend_parsed_files
 
 MAIL = MailFile(mail="default", site_name="The House", site_url="https://house.example/")
 ENGINE = Path(__file__).resolve().parents[2] / "engine"
@@ -120,6 +121,7 @@ def test_a_mail_can_be_looked_at_before_anybody_gets_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    lend_parsed_files(tmp_path / "home")
     monkeypatch.setenv("GATEWAYZ_HOME", str(tmp_path / "home"))
     (tmp_path / "policies.d").mkdir()
     (tmp_path / "policies.d/mail.yaml").write_text("mail: default\nextends: default\nsite_name: Our Place\n")

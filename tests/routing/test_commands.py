@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from engine.cli import main
+from tests.homes import lend_parsed_files
 
 FILES = {
     "gateway.yaml": "include: {builtin: false}",
@@ -47,6 +48,7 @@ def explain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
+    lend_parsed_files(tmp_path / "home")
     monkeypatch.setenv("GATEWAYZ_HOME", str(tmp_path / "home"))
 
     def run(*arguments: str, body: str = "") -> Explained:

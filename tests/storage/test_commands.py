@@ -12,6 +12,7 @@ from cryptography.fernet import Fernet
 
 from engine.storage.embedded import EmbeddedDatabase
 from engine.storage.postmaster import list_server_pids
+from tests.homes import lend_parsed_files
 
 ROOT = Path(__file__).parents[2]
 RUN = """
@@ -158,6 +159,7 @@ def test_a_rule_that_is_none_is_refused_before_anything_happens(
 
 
 def test_a_key_may_have_any_role_that_a_file_declares(ready_home: Path, tmp_path: Path) -> None:
+    lend_parsed_files(ready_home)
     (tmp_path / "gateway.yaml").write_text("database: embedded\nredis: none\n")
     (tmp_path / "policies.d").mkdir()
     (tmp_path / "policies.d/auditor.yaml").write_text("role: auditor\npermissions: {audit_logs: read}\n")
