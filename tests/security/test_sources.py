@@ -17,6 +17,7 @@ REVIEWED_SQL = {
     ("engine/storage/migrations.py", "file.sql.encode()"): "the numbered files of the package",
     ("engine/storage/ledger_reading.py", "select"): "a table of the module",
     ("engine/storage/accounts.py", "statement"): "a table of the module",
+    ("engine/storage/leases.py", "statement"): "a table of the module",
     (
         "engine/storage/user_listing.py",
         "*(_FILTERS[name] for name in filters)",
