@@ -11,7 +11,8 @@ from decimal import Decimal
 from engine.billing.books import estimate_input_tokens, is_own
 from engine.billing.budgets import BudgetBook
 from engine.billing.ceilings import Ceiling, find_ceiling, needs_estimate
-from engine.billing.purses import Purse, PurseDesk
+from engine.billing.purse import Purse
+from engine.billing.purses import PurseDesk
 from engine.call import Call, Caller
 from engine.config.snapshot import Policy, Target
 from engine.errors import DependencyAway, InvalidRequest

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from engine.billing.purses import Purse, PurseDesk
+from engine.billing.purse import Purse
+from engine.billing.purses import PurseDesk
 from engine.errors import CreditMissing, DependencyAway, LimitExceeded
 from engine.storage.leases import LeaseBank, PurseTerms
 from engine.storage.ledger import grant
