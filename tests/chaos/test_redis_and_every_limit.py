@@ -181,8 +181,9 @@ def test_no_kind_of_limit_holds_anybody_up_or_gives_more_while_redis_is_away(
         assert set(statuses) == allowed, (name, statuses)
         assert len(told) > NUMBER * 1.2, name
     assert all(count <= NUMBER * 1.02 for count in let_in.values()), let_in
-    strangers = let_in.pop("edge")  # of whose number the first use of each key at each gateway has taken some
-    assert strangers >= NUMBER * 0.4, strangers
+    # All come from one address: of its number the first uses of each key at each gateway have taken the larger part.
+    strangers = let_in.pop("edge")
+    assert strangers >= NUMBER * 0.2, strangers
     assert all(count >= NUMBER * 0.7 for count in let_in.values()), let_in
     # one gateway may have had more than its part before: then the other has its own on top (docs/decisions.md)
     assert places <= PLACES + PLACES // 2

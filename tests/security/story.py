@@ -206,6 +206,7 @@ def administer(teller: Teller) -> None:
     teller.canary.found.done.add("DELETE /admin/rate-limits/delete")
     ask("POST /admin/users/by-api-key", {"api_key": "{person}"})
     ask("POST /admin/add_credits", {"api_key": "{person}", "credits": 5, "reason": "a gift of ours"})
+    ask("POST /admin/limit", {"api_key": "{person}", "rate_limits": {"requests_per_minute": 90000}})
     ask("DELETE /admin/api-keys/{key_id}", {"confirmation": "DELETE_KEY"})
     ask("PATCH /admin/users/{user_id}", {"name": "A person"})
     ask("POST /admin/assign-plan", {"user_id": "{user_id}", "plan_id": "pro"})
@@ -232,6 +233,7 @@ def administer(teller: Teller) -> None:
     ask("POST /credits/refund", {"user_id": "{user_id}", "amount": 1, "reason": "a bad answer"})
     ask("POST /admin/notifications/process")
     ask("POST /admin/config/reload")
+    ask("POST /admin/refresh-providers")
     ask("POST /admin/invitations", {"email": "invited@example.org"}, invitation="invitation")
     invited = {"email": "invited@example.org", "password": PASSWORD, "invitation": "{invitation}"}
     teller.ask("", "POST /auth/register", invited, invited="access_token", invited_id="user_id")
