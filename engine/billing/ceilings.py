@@ -16,6 +16,7 @@ from engine.call import Call
 from engine.config.snapshot import Policy, Target
 from engine.wire.operations import WRITING
 from engine.wire.output_length import read_place, read_stated
+from engine.wire.splice import holds_word
 from engine.wire.usage import Usage
 
 NOTHING = Decimal(0)
@@ -60,7 +61,8 @@ def bound_input_tokens(call: Call, estimate: int) -> int:
     foreign = 0 if body.isascii() else len(body) - len(body.decode("utf-8", "ignore"))
     tools = call.request.get("tools")
     told = len(orjson.dumps(tools)) // _BYTES_PER_TOKEN if tools else 0
-    return int(estimate * _MARGIN) + foreign + body.count(b"\\u") + told + _SPARE_TOKENS
+    escaped = body.count(b"\\u") if b"\\" in body else 0  # one letter is found far faster than two
+    return int(estimate * _MARGIN) + foreign + escaped + told + _SPARE_TOKENS
 
 
 def needs_estimate(body: bytes) -> bool:
@@ -160,8 +162,8 @@ def find_possible(call: Call) -> Possible:
     """What the request says beside lengths. Words that only stand in its texts make the ceiling higher, never lower."""
     asked = call.door.format.add_asked(_NO_USAGE, call.request)
     body = call.body
-    media = not body or b"audio" in body or b"image" in body
-    caches = not body or b"cache" in body
+    media = not body or holds_word(body, b"audio") or holds_word(body, b"image")
+    caches = not body or holds_word(body, b"cache")
     if asked is _NO_USAGE and not (media or caches):
         return PLAIN
     return Possible(asked.service, caches, media, asked.units, asked.variant)

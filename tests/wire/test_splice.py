@@ -7,7 +7,7 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.wire.splice import DROPPED, edit_members
+from engine.wire.splice import DROPPED, LARGE_BODY_BYTES, edit_members, holds_word
 
 
 def edit(body: bytes, **edits: Any) -> bytes:
@@ -87,3 +87,21 @@ def test_a_large_body_is_edited_like_a_small_one() -> None:
     twice = b'{"model":"x","messages":"' + image + b'","model":"a"}'
     assert orjson.loads(edit(twice, model="b"))["model"] == "b"
     assert edit(twice, model="b").count(b'"model"') == 1
+
+
+def test_a_word_is_found_in_the_names_of_a_body_with_an_image_as_in_a_short_one() -> None:
+    image = b"QUJD" * LARGE_BODY_BYTES
+    large = (
+        b'{"messages":[{"content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,' + image
+    ) + b'"}},{"cache_control":{"type":"ephemeral"}}]}]}'
+    prose = b'{"prompt":"' + b'they said \\"audio\\" ' * LARGE_BODY_BYTES + b'"}'
+    for body, word, there in (
+        (large, b"image", True),
+        (large, b"cache", True),
+        (large, b"audio", False),
+        (large, b"QUJD", True),  # where the value begins
+        (prose, b"audio", True),
+        (b'{"a":"cached"}', b"cache", True),
+        (b'{"a":"b"}', b"cache", False),
+    ):
+        assert holds_word(body, word) is there, (body[:40], word)
