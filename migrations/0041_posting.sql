@@ -1,4 +1,8 @@
 -- What calls cost is posted in time that grows with their number, not with its square: which records are new is looked
+-- up by hash, what no running call holds is not looked for, and lost calls only where any was ever charged for.
+
+CREATE INDEX ledger_movements_lost ON ledger_movements (ref) WHERE kind = 'lost_call';
+-- What calls cost is posted in time that grows with their number, not with its square: which records are new is looked
 -- up by hash, and what no running call holds is not looked for.
 
 CREATE OR REPLACE FUNCTION post_calls(p_records jsonb, p_new text[], p_grace numeric)
@@ -25,7 +29,9 @@ BEGIN
     IF EXISTS (SELECT 1 FROM open_holds) THEN
         DELETE FROM open_holds WHERE call_id = ANY (ids);
     END IF;
-    PERFORM correct_lost_calls(ids);
+    IF EXISTS (SELECT 1 FROM ledger_movements WHERE kind = 'lost_call') THEN
+        PERFORM correct_lost_calls(ids);
+    END IF;
 
     SELECT array_agg(DISTINCT p.id ORDER BY p.id) INTO places
         FROM unnest(named, costs) AS u (purses, cost) CROSS JOIN LATERAL jsonb_array_elements_text(u.purses) AS p (id)

@@ -4,47 +4,16 @@ A budget's purse is named by whom it is for and when its span began, in UTC, so 
 nothing has to be set back at midnight.
 """
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from engine.call import Call
 from engine.config.snapshot import Budget, Policy
+from engine.policies.refusals import WHOM
+from engine.policies.scopes import IDENTIFY
 from engine.storage.leases import PurseTerms
 
-_WHOM = {
-    "key": "this key",
-    "user": "this user",
-    "team": "this team",
-    "model": "this model",
-    "system": "the whole gateway",
-}
 _SPANS = {"day": "a day", "week": "a week", "month": "a month", "total": "in all"}
-
-
-def _name_key(call: Call) -> str:
-    return call.caller.key_id if call.caller else ""
-
-
-def _name_user(call: Call) -> str:
-    return call.caller.user_id if call.caller else ""
-
-
-def _name_team(call: Call) -> str:
-    return call.caller.team_id if call.caller else ""
-
-
-def _name_model(call: Call) -> str:
-    return call.model.name if call.model else ""
-
-
-_IDENTIFY: dict[str, Callable[[Call], str]] = {
-    "key": _name_key,
-    "user": _name_user,
-    "team": _name_team,
-    "model": _name_model,
-    "system": lambda call: "all",
-}
 
 
 class BudgetBook:
@@ -62,7 +31,7 @@ class BudgetBook:
         return [terms for terms in found if terms is not None]
 
     def _find(self, call: Call, budget: Budget, origin: str) -> PurseTerms | None:
-        whom = _IDENTIFY[budget.per](call)
+        whom = IDENTIFY[budget.per](call)
         if not whom:
             return None
         key = (origin, whom, budget)
@@ -94,7 +63,7 @@ def make_terms(budget: Budget, origin: str, whom: str, payer: str, now: float) -
         owner=owner,
         ends_at=ends,
         key_id=whom if counts_before else "",
-        label=f"the budget of {_show(budget.usd)} USD {_SPANS[budget.every]} of {_WHOM[budget.per]}",
+        label=f"the budget of {_show(budget.usd)} USD {_SPANS[budget.every]} of {WHOM[budget.per]}",
     )
 
 

@@ -73,7 +73,7 @@ def find_scopes(call: Call, policy: Policy) -> list[Scope]:
     scopes = [
         (scope, identity, limit)
         for scope, limit in policy.limits.items()
-        if (identity := _IDENTIFY[scope](call))
+        if (identity := IDENTIFY[scope](call))
     ]
     caller = call.caller
     if caller is None or caller.role == GUEST:
@@ -107,7 +107,7 @@ def _name_model(call: Call) -> str:
     return call.model.name if call.model else ""
 
 
-_IDENTIFY: dict[str, Callable[[Call], str]] = {
+IDENTIFY: dict[str, Callable[[Call], str]] = {
     "key": _name_key,
     "user": _name_user,
     "model": _name_model,
@@ -115,4 +115,4 @@ _IDENTIFY: dict[str, Callable[[Call], str]] = {
     "ip": lambda call: group_address(call.client_ip),
     "system": lambda call: "all",
 }
-"""For whom a scope counts a call; "" for nobody: a key of no team counts for none."""
+"""For whom a scope or a budget counts a call; "" for nobody: a key of no team counts for none."""
