@@ -116,8 +116,8 @@ def make_calls(pair: Pair) -> dict[str, dict[str, Any]]:
 
 async def live_through(
     pair: Pair, calls: dict[str, dict[str, Any]], end: Callable[[], None], heal: Callable[[], None]
-) -> tuple[dict[str, list[Answer]], float]:
-    """The answers of each kind, and how long the slowest took before anything happened."""
+) -> tuple[dict[str, list[Answer]], float, float]:
+    """The answers of each kind, how long the slowest took before anything happened, and how late one was sent."""
     async with AsyncExitStack() as stack:
         loads = [
             await stack.enter_async_context(Load(port, 4.0 * len(calls), list(calls.values())))
@@ -138,7 +138,7 @@ async def live_through(
     for load in loads:
         for _, call, answer in load.answers:
             answers[names[call["key"]]].append(answer)
-    return answers, usual_s
+    return answers, usual_s, max(load.late_s for load in loads)
 
 
 def find_most_at_once(simulator: Simulator) -> int:
@@ -162,7 +162,7 @@ def test_no_kind_of_limit_holds_anybody_up_or_gives_more_while_redis_is_away(
 ) -> None:
     both, simulator = pair
     calls = make_calls(both)
-    answers, usual_s = asyncio.run(live_through(both, calls, *outage(both.redis)))
+    answers, usual_s, client_late_s = asyncio.run(live_through(both, calls, *outage(both.redis)))
 
     let_in = {
         name: sum(answer.status == (401 if name == "edge" else 200) for answer in answers[name])
@@ -174,6 +174,7 @@ def test_no_kind_of_limit_holds_anybody_up_or_gives_more_while_redis_is_away(
     report(
         f"redis-every-limit-{outage.__name__}",
         **let_in, of=NUMBER, places=places, of_places=PLACES, longest_s=longest_s, without_limits_s=usual_s,
+        client_late_s=client_late_s,
     )  # fmt: skip
     for name, told in answers.items():
         statuses = Counter(answer.status for answer in told)

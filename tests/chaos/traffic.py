@@ -144,6 +144,8 @@ class Load:
     def __init__(self, port: int, per_second: float, calls: Sequence[Mapping[str, Any]]) -> None:
         self.port, self.per_second, self.calls = port, per_second, calls
         self.answers: list[tuple[float, Mapping[str, Any], Answer]] = []
+        self.late_s = 0.0
+        """How late a call was sent at most: nearly as long as this process was held up itself."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._running: asyncio.Task[None] | None = None
 
@@ -164,7 +166,9 @@ class Load:
             task = asyncio.create_task(self._ask(self.calls[number % len(self.calls)]))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-            await asyncio.sleep(max(0.0, began + number / self.per_second - time.monotonic()))
+            due = began + number / self.per_second
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            self.late_s = max(self.late_s, time.monotonic() - due)
 
     async def _ask(self, call: Mapping[str, Any]) -> None:
         at = time.monotonic()
