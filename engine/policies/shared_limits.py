@@ -37,7 +37,10 @@ CAUTION_S = 5.0
 """So long after Redis is back others may not have told it yet what they counted: nobody takes more than its part."""
 TOLD_WITHIN_S = 0.002
 """What calls that have ended used is told with the next question, or after this."""
-PIECE = 100
+PIECE = 25
+"""So many identities at once: others wait while Redis works on them."""
+MOST_ROUNDS = 5
+"""While one is told, the next ones come; what they leave for the last moment is less each time."""
 MOST_SHAPES = 1000
 MOST_ENDED = 100
 
@@ -272,26 +275,28 @@ class SharedLimiter:
 
     async def _return(self) -> None:
         """Tell Redis what it does not know yet: what was counted meanwhile, or all of it if its data are gone."""
-        self._be_cautious()
+        if self._told:
+            self._cautious_until = self._clock() + CAUTION_S
         await self._exchange_beat()
-        if self._alone[-1].count_identities():
-            self._alone.append(Limiter())  # for the calls that come while this goes on
-        untold = self._alone[:-1] if self._told == self.generation else [self.local]
-        for limiter in untold:
-            for keys, words in self._list_entries(limiter):
-                await self._redis.run_script(keys, words)
+        for _ in range(MOST_ROUNDS):
+            if self._alone[-1].count_identities():
+                self._alone.append(Limiter())  # for the calls that come while this goes on
+            untold = self._alone[:-1] if self._told == self.generation else [self.local]
+            for limiter in untold:
+                for keys, words in self._list_entries(limiter):
+                    await self._redis.run_script(keys, words)
+            self._alone, self._told = self._alone[-1:], self.generation  # should it break now, this is known
+            if sum(self._alone[-1].count_identities().values()) <= PIECE:
+                break
 
     def _join(self) -> None:
         """From now on Redis counts; what came in the last moments goes ahead of every call."""
         for keys, words in self._list_entries(self._alone[-1]):
             self._redis.tell_script(keys, words)
-        self._be_cautious()
-        self._alone, self._told = [], self.generation
-        self._renew()
-
-    def _be_cautious(self) -> None:
-        if self._told:
+        if self._cautious_until > -inf:
             self._cautious_until = self._clock() + CAUTION_S
+        self._alone = []
+        self._renew()
 
     def _list_entries(self, limiter: Limiter) -> Iterator[tuple[list[str], list[Word]]]:
         """What `limiter` has counted, as calls of the script for PIECE identities each."""

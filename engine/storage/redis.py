@@ -24,7 +24,7 @@ GREET_WITHIN_S = 2.0
 CONNECT_WITHIN_S = 1.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 SECOND_LOOK_S = 0.002
-"""After a pause of this process the answer may be there already, unread: it gets another turn of the loop."""
+"""After a pause of this process answers may be there already, unread: they get another turn of the loop."""
 Word: TypeAlias = str | bytes | int | float
 Late: TypeAlias = Callable[[Any], None]
 
@@ -137,7 +137,7 @@ class Redis:
         self._transport: asyncio.WriteTransport | None = None
         self._broken: asyncio.Future[Exception] | None = None
         self._watch: asyncio.TimerHandle | None = None
-        self._suspect: Sent | None = None
+        self._suspicious = False
         self._keeper: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -240,10 +240,12 @@ class Redis:
             await connection.close()
 
     async def _say_hello(self) -> None:
-        """Everything may take its time but the last question: one that is slow would be away again at once."""
-        async with asyncio.timeout(GREET_WITHIN_S):
-            await self._load_script()
-            await self.greet()
+        """Each answer may take its time but the last one: who is slow would be away again at once.
+
+        How much there is to tell decides how long all of it takes: with an end to that, who knows much never came back.
+        """
+        await self._load_script()
+        await self.greet()
         async with asyncio.timeout(self._answer_within_s):
             asked: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             self._send(1, pack_words("PING"), asked, None, of_script=False)
@@ -311,6 +313,7 @@ class Redis:
         outstanding = [*self._sent, *self._waiting]
         self._sent.clear()
         self._waiting = []
+        self._suspicious = False
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
@@ -333,15 +336,17 @@ class Redis:
         self._watch = None
         oldest = self._sent[0] if self._sent else self._waiting[0] if self._waiting else None
         if oldest is None:
+            self._suspicious = False
             return
         now = asyncio.get_running_loop().time()
         due = oldest.at + self._patience_s
         if now < due:
+            self._suspicious = False
             self._look_again(due)
-        elif oldest is self._suspect:
+        elif self._suspicious:  # maybe of another one: answers that trickle in late are of no use either
             self._break(TimeoutError(f"no answer within {self._patience_s * 1000:.0f} ms"))
         else:
-            self._suspect = oldest
+            self._suspicious = True
             self._look_again(now + SECOND_LOOK_S)
 
     # What others see
@@ -359,6 +364,7 @@ class Redis:
         self.away_since = None
         if self._watch is not None:  # it was set for somebody more patient
             self._watch.cancel()
+            self._suspicious = False
             self._check_oldest()
 
 

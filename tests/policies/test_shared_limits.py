@@ -1,6 +1,7 @@
 """Limiters of several gateways on one real Redis: they count together, and without it nobody waits."""
 
 import asyncio
+import contextlib
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,6 +17,7 @@ from engine.errors import DependencyAway
 from engine.policies import shared_limits
 from engine.policies.limits import LimitReached
 from engine.policies.shared_limits import SCRIPT, SharedGrant, SharedLimiter
+from engine.storage import redis as redis_module
 from engine.storage.redis import ANSWER_WITHIN_S, Redis
 from engine.storage.redis_door import RedisDoor
 from tests.harness import find_free_port
@@ -190,6 +192,69 @@ async def test_a_frozen_redis_costs_one_short_wait_and_then_nothing(redis: Valke
         finally:
             redis.thaw()
         await there(a)
+
+
+@asynccontextmanager
+async def trickling(redis: Valkey) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """The server behind a path that brings, once the event is set, 60 bytes of its answers in a millisecond."""
+    slow, writers = asyncio.Event(), list[asyncio.StreamWriter]()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool) -> None:
+        writers.append(writer)
+        while data := await reader.read(65_536):
+            pieces = [data[at : at + 60] for at in range(0, len(data), 60)] if answers else [data]
+            for piece in pieces:
+                writer.write(piece)
+                if answers and slow.is_set():
+                    await asyncio.sleep(0.001)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers, questions = await asyncio.open_connection("127.0.0.1", redis.port)
+        with contextlib.suppress(OSError):
+            await asyncio.gather(
+                carry(reader, questions, answers=False), carry(answers, writer, answers=True)
+            )
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        try:
+            yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0", slow
+        finally:
+            for writer in writers:
+                writer.close()
+
+
+async def test_answers_that_trickle_in_late_hold_nobody_up_longer_than_none(redis: Valkey) -> None:
+    async def measure(one: SharedLimiter) -> float:
+        began = time.monotonic()
+        await take(one, Limit({60: 10_000}))
+        return time.monotonic() - began
+
+    async with trickling(redis) as (url, slow), limiter(url, within_s=ANSWER_WITHIN_S) as a:
+        await there(a)
+        slow.set()
+        waits = await asyncio.gather(*(measure(a) for _ in range(300)))
+        assert max(waits) < 2 * ANSWER_WITHIN_S, max(waits)
+        assert not a._redis.available
+
+
+async def test_who_has_much_to_tell_comes_back_all_the_same(
+    redis: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it takes in all."""
+    monkeypatch.setattr(redis_module, "GREET_WITHIN_S", 0.5)
+    limit = Limit({3600: 100, 86_400: 1000}, {3600: 10_000})
+    async with limiter(redis.url) as a:
+        await there(a)
+        for at in range(15_000):
+            a.local.count((("key", f"k{at}", limit),), 10, a._clock()).release(a._clock())
+        with redis.client as client:
+            client.flushall()
+        await until(lambda: not a._redis.available)
+        began = time.monotonic()
+        await there(a)
+        assert time.monotonic() - began > 0.5
+        with redis.client as client:
+            assert len(list(client.scan_iter("*:key:*", count=10_000))) == 15_000
 
 
 async def test_while_redis_is_away_the_policy_says_what_happens(tmp_path: Path) -> None:
