@@ -14,7 +14,8 @@ from engine.policies.limits import Grant, Limiter
 from engine.policies.quotas import find_quota
 from engine.policies.refusals import ANONYMOUS, BURST_HEADER, HeaderPairs, LimitReached
 from engine.policies.scopes import ScopeBook, Scopes, find_scopes
-from engine.policies.shared_limits import SharedGrant, SharedLimiter
+from engine.policies.shared_grant import SharedGrant
+from engine.policies.shared_limits import SharedLimiter
 from engine.wire.operations import WRITING
 
 

@@ -100,6 +100,17 @@ class Limiter:
         held = self._find(scopes)
         return _count(held, tokens, self._tell_time(now))
 
+    def count_running(self, scope: str, identity: str) -> int:
+        """How many calls of an identity run in this process."""
+        shelf = self._shelves.get(scope)
+        return 0 if shelf is None else shelf.count_running(identity)
+
+    def explain(
+        self, reached: Reached, scopes: "Sequence[tuple[str, str, Limit]]", tokens: int, now: float
+    ) -> LimitReached:
+        """The error for a number that somebody else has looked at, with the headers of this process."""
+        return refuse(reached, tokens, write_headers(self._find(scopes), self._tell_time(now)))
+
     def divide(self, worker: int, workers: int) -> None:
         """From now on this is another part of the whole."""
         if (worker % workers, workers) != (self._worker, self._workers):

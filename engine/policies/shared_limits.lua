@@ -186,7 +186,8 @@ end
 
 -- take: ARGV[3] tokens, [4] lease id, [5] lease in us, then per scope: windows, checks as JSON [[window, number, is
 -- burst] ...], concurrency or "". KEYS: the scopes' hashes, then the sets of those with a concurrency.
--- {1, handle, tightest ...} or {0, scope, kind, seconds, number, total, wait, tightest ...}
+-- {1, handle, tightest ...} or {0, scope, kind, seconds, number, total, wait, tightest ...}, and behind that for each set
+-- of which more than half is taken: which one, and how many are in it.
 local function take()
   local tokens, id, lease_us = tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
   local scopes, refusal, longest, leases = {}, nil, -1, (#ARGV - 5) / 3
@@ -208,6 +209,7 @@ local function take()
       leases = leases + 1
       scope.leases = KEYS[leases]
       local running = count_leases(scope.leases)
+      scope.running = running
       if running >= scope.concurrency then refuse(i, 'c', '', scope.concurrency, running, ROOM_US) end
     end
     for _, w in ipairs(scope.list) do expire(w) end
@@ -246,6 +248,17 @@ local function take()
   for _, kind in ipairs({'r', 't'}) do
     local number, remaining, reset = find_tightest(scopes, kind)
     for _, fact in ipairs({number, remaining, reset}) do reply[#reply + 1] = fact end
+  end
+  local set = 0
+  for _, scope in ipairs(scopes) do
+    if scope.leases then
+      local held = scope.running + (refusal and 0 or 1)
+      set = set + 1
+      if held * 2 > scope.concurrency then
+        reply[#reply + 1] = set
+        reply[#reply + 1] = held
+      end
+    end
   end
   return reply
 end

@@ -13,10 +13,12 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import DependencyAway
-from engine.policies.limits import Grant, Limiter
-from engine.policies.refusals import HeaderPairs, Reached, refuse
+from engine.policies.limits import Limiter
+from engine.policies.places import OthersPlaces
+from engine.policies.refusals import Reached, refuse
 from engine.policies.scopes import Scopes
 from engine.policies.script_words import SERVERS_CLOCK, Shape, Told, write_entries, write_headers
+from engine.policies.shared_grant import SharedGrant
 from engine.storage.postgres import cancel_tasks
 from engine.storage.redis import Redis, RedisAway, Script, Word, pack_words
 
@@ -45,67 +47,6 @@ MOST_SHAPES = 1000
 MOST_ENDED = 100
 
 
-class SharedGrant:
-    """A call that may go on: corrected and released like the Grant of one process."""
-
-    __slots__ = (
-        "_limiter",
-        "facts",
-        "handle",
-        "lease",
-        "local",
-        "more",
-        "released",
-        "reserved",
-        "scopes",
-        "told",
-    )
-
-    def __init__(
-        self, limiter: "SharedLimiter", scopes: Scopes, told: Told, tokens: int, lease: bytes
-    ) -> None:
-        self._limiter, self.scopes, self.told = limiter, scopes, told
-        self.reserved, self.lease = tokens, lease
-        self.local: tuple[Grant, ...] = ()
-        self.handle = b""
-        """Where Redis has counted the tokens; empty when it has counted none."""
-        self.facts: Sequence[int] = ()
-        self.more = 0
-        """Tokens beyond what was reserved."""
-        self.released = False
-
-    def correct(self, tokens: int, now: float) -> None:
-        if not self.released:
-            self.more = tokens - self.reserved
-            for grant in self.local:
-                grant.correct(tokens, now)
-
-    def give_back(self, now: float) -> None:
-        """What this process counted for a call that did not come to pass; its request stays counted."""
-        for grant in self.local:
-            grant.correct(0, now)
-            grant.release(now)
-        self.local = ()
-
-    def come_late(self, reply: Any) -> None:
-        """Redis has counted a call whose caller went away before the answer came."""
-        if reply[0]:
-            self._limiter.read_reply(self, reply)
-            self.more = -self.reserved
-            self.released = True
-            self._limiter.settle(self)
-
-    def release(self, now: float) -> None:
-        if not self.released:
-            self.released = True
-            for grant in self.local:
-                grant.release(now)
-            self._limiter.settle(self)
-
-    def headers(self, now: float) -> HeaderPairs:
-        return write_headers(self.facts) if self.facts else self.local[0].headers(now)
-
-
 class SharedLimiter:
     """All limits of all gateways on one Redis."""
 
@@ -113,6 +54,7 @@ class SharedLimiter:
         self, redis: Redis, clock: Callable[[], float], member: str, worker: int, workers: int
     ) -> None:
         self.local = Limiter(worker=worker, workers=workers)
+        self._others = OthersPlaces(self.local)
         self.members = workers
         """How many workers of all gateways count together, as far as is known."""
         self._redis, self._clock, self._member = redis, clock, member
@@ -225,7 +167,11 @@ class SharedLimiter:
 
     def read_reply(self, grant: SharedGrant, reply: Any) -> None:
         """What Redis said. Raises LimitReached."""
-        if not reply[0]:
+        let_in = reply[0]
+        rest = 8 if let_in else 13
+        if len(reply) > rest or self._others.held:
+            self._others.note(grant.scopes, reply[rest:], let_in and not grant.local, self._clock())
+        if not let_in:
             _, at, kind, size_s, number, total, wait_us, *facts = reply
             wait_s = wait_us / 1e6 if wait_us >= 0 else None
             reached = Reached(grant.scopes[at - 1][0], kind.decode(), size_s, number, total, wait_s)
@@ -261,6 +207,8 @@ class SharedLimiter:
                 "Limits cannot be counted now.", code="limits_unavailable", retry_after_s=1.0
             )
         scopes = grant.scopes
+        if self._others.held and when_away == "divide":
+            self._others.check(scopes, grant.reserved, now)
         own = (self.local.take if when_away == "divide" else self.local.count)(scopes, grant.reserved, now)
         noted = [alone.count(scopes, grant.reserved, now) for alone in self._alone[-1:]]
         grant.local = (own, *noted)

@@ -172,6 +172,10 @@ class Shelf:
     def list_names(self) -> list[str]:
         return [*self.hot, *self._cooling, *self._cold]
 
+    def count_running(self, identity: str) -> int:
+        counters = self.hot.get(identity) or self._cooling.get(identity)
+        return 0 if counters is None else counters.in_flight
+
     def forget_limits(self) -> None:
         """Whoever is next takes its limit anew, as its share may have changed."""
         for counters in (*self.hot.values(), *self._cooling.values()):

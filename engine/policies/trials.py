@@ -16,7 +16,8 @@ from engine.errors import DependencyAway, LimitExceeded, NotAllowed
 from engine.policies.guests import is_free
 from engine.policies.limits import Grant, Limiter
 from engine.policies.refusals import HeaderPairs
-from engine.policies.shared_limits import SharedGrant, SharedLimiter
+from engine.policies.shared_grant import SharedGrant
+from engine.policies.shared_limits import SharedLimiter
 from engine.storage.trial_usage import TrialUsage
 
 _READ_EACH_S = 1.0

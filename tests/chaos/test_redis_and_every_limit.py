@@ -186,7 +186,8 @@ def test_no_kind_of_limit_holds_anybody_up_or_gives_more_while_redis_is_away(
     strangers = let_in.pop("edge")
     assert strangers >= NUMBER * 0.2, strangers
     assert all(count >= NUMBER * 0.7 for count in let_in.values()), let_in
-    # one gateway may have had more than its part before: then the other has its own on top (docs/decisions.md)
+    # one gateway may have had more than its part before: what it took in the last moments the others have not heard
+    # (docs/decisions.md)
     assert places <= PLACES + PLACES // 2
     assert longest_s <= usual_s + MOST_LONGER_S
     for gateway in (both.a, both.b):

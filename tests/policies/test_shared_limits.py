@@ -16,7 +16,9 @@ from engine.config.snapshot import Limit
 from engine.errors import DependencyAway
 from engine.policies import shared_limits
 from engine.policies.limits import LimitReached
-from engine.policies.shared_limits import SCRIPT, SharedGrant, SharedLimiter
+from engine.policies.places import KNOWN_FOR_S
+from engine.policies.shared_grant import SharedGrant
+from engine.policies.shared_limits import SCRIPT, SharedLimiter
 from engine.storage import redis as redis_module
 from engine.storage.redis import ANSWER_WITHIN_S, Redis
 from engine.storage.redis_door import RedisDoor
@@ -69,12 +71,14 @@ async def take(
     return await one.take((("key", name, limit),), tokens, one._clock(), away)
 
 
-async def count_taken(limiters: list[SharedLimiter], limit: Limit, tries: int, tokens: int = 0) -> int:
+async def count_taken(
+    limiters: list[SharedLimiter], limit: Limit, tries: int, tokens: int = 0, *, name: str = "k"
+) -> int:
     """How many of so many calls at once are let in."""
 
     async def attempt(one: SharedLimiter) -> bool:
         try:
-            await take(one, limit, tokens)
+            await take(one, limit, tokens, name=name)
         except LimitReached:
             return False
         return True
@@ -273,6 +277,57 @@ async def test_while_redis_is_away_the_policy_says_what_happens(tmp_path: Path) 
             with pytest.raises(DependencyAway) as refused:
                 await take(a, limit, away="refuse")
             assert refused.value.code == "limits_unavailable"
+
+
+async def test_while_redis_is_away_nobody_takes_a_place_that_others_were_known_to_hold(
+    tmp_path: Path,
+) -> None:
+    limit, wide, passed_s = Limit(concurrency=3), Limit(concurrency=100), 0.0
+    with valkey(tmp_path) as server:
+        async with (
+            limiter(server.url, "a") as a,
+            limiter(server.url, "b", clock=lambda: time.monotonic() + passed_s) as b,
+        ):
+            await there(a, b)
+            for one in (a, b):
+                await one._exchange_beat()
+            held = [await take(a, limit) for _ in range(3)]
+            assert not await count_taken([b], limit, 1)
+            await take(b, wide, name="roomy")
+            server.kill()
+            await until(lambda: not a._redis.available and not b._redis.available)
+            assert await count_taken([b], wide, 10, name="roomy") == 10
+            for grant in held:
+                assert not await count_taken(
+                    [a, b], limit, 6
+                )  # a has more than its part, b has no place left
+                grant.release(a._clock())
+                break
+            assert not await count_taken([b], limit, 1)
+            with pytest.raises(LimitReached) as refused:
+                await take(b, limit)
+            assert refused.value.code == "concurrent_request_limit" and refused.value.retry_after_s == 1
+            passed_s = KNOWN_FOR_S + 1
+            assert await count_taken([b], limit, 5) == 1  # whatever the others do: its part
+
+
+async def test_a_place_that_came_free_is_not_held_against_anybody(tmp_path: Path) -> None:
+    limit = Limit(concurrency=3)
+    with valkey(tmp_path) as server:
+        async with limiter(server.url, "a") as a, limiter(server.url, "b") as b:
+            await there(a, b)
+            for one in (a, b):
+                await one._exchange_beat()
+            held = [await take(a, limit) for _ in range(3)]
+            assert not await count_taken([b], limit, 1)
+            for grant in held[1:]:
+                grant.release(a._clock())
+            await asyncio.sleep(0.05)
+            (await take(b, limit)).release(b._clock())
+            server.kill()
+            await until(lambda: not a._redis.available and not b._redis.available)
+            assert await count_taken([b], limit, 5) == 1
+            assert await count_taken([a], limit, 5) == 1  # it holds one already
 
 
 async def test_a_gateway_starts_without_its_redis_and_tells_it_later(
