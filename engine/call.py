@@ -128,11 +128,11 @@ class Attempt:
             "credential": self.credential,
             "mode": self.mode,
             "outcome": self.outcome,
-            "started_ms": round(self.started_s * 1000, 1),
-            "ms": round(self.seconds * 1000, 1),
+            "started_ms": int(self.started_s * 10_000) / 10,
+            "ms": int(self.seconds * 10_000) / 10,
         }
         if self.first_token_ms is not None:
-            record["first_token_ms"] = round(self.first_token_ms, 1)
+            record["first_token_ms"] = int(self.first_token_ms * 10) / 10
         if self.reason:
             record["reason"] = self.reason[:300]
         if self.usage is not None:

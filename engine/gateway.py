@@ -223,7 +223,7 @@ class Relay:
         call, now = self._call, self._clock()
         attempt.first_token_ms = (now - call.began - attempt.started_s) * 1000
         if call.first_token_ms is None:
-            call.first_token_ms = round((now - call.began) * 1000, 3)
+            call.first_token_ms = int((now - call.began) * 1_000_000) / 1000
         if call.stream:
             left_s = max(clocks.total_s - (now - call.began), 0.01)
             upstream.set_clock("total", left_s, idle_s=clocks.idle_s)

@@ -26,7 +26,7 @@ async def read_json(kind: type[Body], scope: Any, receive: Receive, most_bytes: 
     media_type = fields.get(b"content-type", b"").partition(b";")[0].strip().lower()
     if media_type != b"application/json":
         raise WrongMediaType("the content type must be application/json")
-    content = await read_body(scope["headers"], receive, most_bytes)
+    content = await read_body(dict(scope["headers"]), receive, most_bytes)
     try:
         document = orjson.loads(content)
     except orjson.JSONDecodeError:

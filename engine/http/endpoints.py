@@ -132,7 +132,7 @@ class Route:
         query = read_query(self.query, scope)
         body, raw = None, b""
         if self.takes_raw:
-            raw = await read_body(scope["headers"], receive, self.most_bytes)
+            raw = await read_body(dict(scope["headers"]), receive, self.most_bytes)
         elif self.body is not None:
             body = await read_json(self.body, scope, receive, self.most_bytes)
         asked = Ask(caller, scope, {name: _decode(text) for name, text in names.items()}, query, body, raw)

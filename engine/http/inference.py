@@ -8,7 +8,7 @@ other server a watcher reads `http.disconnect`.
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -28,6 +28,8 @@ from engine.wire.forms import read_boundary
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Fields = Mapping[bytes, bytes]
+"""Headers by their names; of one that stands there twice the last."""
 
 DISCONNECT = "gatewayz.disconnect"
 READY_HEAD = "gatewayz.ready_head"
@@ -122,14 +124,15 @@ class InferenceDoors:
         leaving = Leaving(call, reply, task)
         upload: FormUpload | None = None
         try:
-            headers = read_call_headers(call, headers, scope)
+            fields = dict(headers)
+            headers = read_call_headers(call, headers, fields, scope)
             edge = self._rooms.identity.edge
             if edge is not None and edge.closed:
                 self._rooms.identity.turn_away(headers, call.client_ip)
             if visit.door.format.takes_form:
-                call.upload = upload = open_upload(call, headers, receive)
+                call.upload = upload = open_upload(call, fields, receive)
             else:
-                call.body = await read_body(headers, receive, call.snapshot.server.max_body_bytes)
+                call.body = await read_body(fields, receive, call.snapshot.server.max_body_bytes)
             leaving.watch(scope, receive)
             await carry(call, headers, self._rooms, reply)
         except GatewayError as error:
@@ -189,10 +192,10 @@ class Leaving:
         self._act()
 
 
-def read_call_headers(call: Call, headers: Headers, scope: Scope) -> Headers:
+def read_call_headers(call: Call, headers: Headers, fields: Fields, scope: Scope) -> Headers:
     """Request id, tags and media type of a request, and what its dialect hands through; returns the headers with a key
     that came in the query."""
-    fields, side = dict(headers), call.door.format.client
+    side = call.door.format.client
     request_id, tags = fields.get(b"x-request-id"), fields.get(b"x-tags")
     if request_id is not None and _REQUEST_ID.fullmatch(request_id):
         call.request_id = request_id.decode()
@@ -247,8 +250,8 @@ def read_max_cost(text: str) -> Decimal:
     return Decimal(text)
 
 
-def open_upload(call: Call, headers: Headers, receive: Receive) -> FormUpload:
-    fields, server = dict(headers), call.snapshot.server
+def open_upload(call: Call, fields: Fields, receive: Receive) -> FormUpload:
+    server = call.snapshot.server
     content_type = fields.get(b"content-type", b"").decode("latin-1")
     boundary = read_boundary(content_type)
     if boundary is None:
@@ -263,9 +266,8 @@ def open_upload(call: Call, headers: Headers, receive: Receive) -> FormUpload:
     )
 
 
-async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes:
+async def read_body(fields: Fields, receive: Receive, limit: int) -> bytes:
     """The whole body; a larger one is refused as soon as that is known, not after it was read."""
-    fields = dict(headers)
     declared = fields.get(b"content-length", b"")
     if declared.isdigit() and int(declared) > limit:
         raise too_large(limit)

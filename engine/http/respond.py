@@ -100,7 +100,11 @@ class Reply:
             if self._call.stream:
                 await self._begin(_stream_headers(self._call), None)
             else:
-                await self._begin([_JSON, (b"x-cost-usd", cost_usd.encode())], len(tail))
+                headers = [_JSON, (b"x-cost-usd", cost_usd.encode())]
+                if self._ready_head:
+                    await self._send_whole(headers, tail)
+                    return
+                await self._begin(headers, len(tail))
         if self._framing is not None and self._call.stream:
             tail = self._framing.close(tail)
         await self._send({"type": "http.response.body", "body": tail, "more_body": False})
@@ -127,12 +131,24 @@ class Reply:
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _begin(self, headers: Headers, length: int | None) -> None:
-        """The head of a good answer. Most of it is the same for every call of a model: kept as bytes."""
-        call = self._call
+        """The head of a good answer."""
         if not self._ready_head:
             sized = headers if length is None else [*headers, (b"content-length", b"%d" % length)]
             await self._start(200, sized)
             return
+        head = self._write_head(headers)
+        await self._send({"type": "http.response.start", "status": 200, "head": head, "length": length})
+
+    def _send_whole(self, headers: Headers, body: bytes) -> Awaitable[None]:
+        """A good answer in one piece."""
+        head, length = self._write_head(headers), len(body)
+        return self._send(
+            {"type": "http.response.start", "status": 200, "head": head, "length": length, "body": body}
+        )
+
+    def _write_head(self, headers: Headers) -> bytes:
+        """Most of a good answer's head is the same for every call of a model: kept as bytes."""
+        call = self._call
         self.started, call.http_status = True, 200
         if call.loss or not call.attempts or call.door.format.client.request_id_header:
             told = b"".join([b"%b: %b\r\n" % pair for pair in self._call_headers()])
@@ -146,8 +162,7 @@ class Reply:
                 call.snapshot.version,
             )
             told = b"x-request-id: %b\r\n%b" % (call.request_id.encode(), _write_facts(*facts))
-        head = b"".join([b"%b: %b\r\n" % pair for pair in headers + self._extra]) + told
-        await self._send({"type": "http.response.start", "status": 200, "head": head, "length": length})
+        return b"".join([b"%b: %b\r\n" % pair for pair in headers + self._extra]) + told
 
     async def _start(self, status: int, headers: Headers) -> None:
         self.started = True

@@ -212,12 +212,15 @@ def find_tightest(held: list[Counters], kind: str, now: float) -> tuple[int, int
     least: float = inf
     for counters in held:
         for window, number in counters.request_checks if kind == "requests" else counters.token_checks:
+            remaining = number - window.total
+            if remaining > least:
+                continue  # and what has expired would only leave it more
             lasts = window.lasts
             grows_at = lasts[0] + window.size_s if lasts else now
             if lasts and grows_at <= now:
                 window.expire(now)
                 grows_at = lasts[0] + window.size_s if lasts else now
-            remaining = number - window.total
+                remaining = number - window.total
             if remaining > least or (remaining > 0 and window is counters.burst):
                 continue
             remaining = max(remaining, 0)

@@ -92,7 +92,8 @@ class Delivery:
             wait_s = self._router.breakers.seconds_until_open(target.name, now)
             self._skipped_until.append(wait_s or rule.open_s)
             return None
-        probing, asked = admitted == "probe", set[str]()
+        probing = admitted == "probe"
+        asked: set[str] = set()
         tries = _NO_MORE if probing else 1
         while True:
             # A probe does not wait: a caller who leaves meanwhile would keep it.

@@ -19,7 +19,8 @@ DISCONNECT = "gatewayz.disconnect"
 """The ASGI extension whose value is the cycle: `subscribe(callback)`, `unsubscribe()` and the fact `gone`."""
 READY_HEAD = "gatewayz.ready_head"
 """The ASGI extension that takes `http.response.start` with a ready `head` (lines that end in CRLF, without those of
-`FRAMING_HEADERS` and of other servers' concern) and a `length` (None: not known) in place of `headers`."""
+`FRAMING_HEADERS` and of other servers' concern) and a `length` (None: not known) in place of `headers`, and with a
+`body` when that is all of it."""
 
 
 FRAMING_HEADERS = frozenset((b"content-length", b"transfer-encoding", b"connection"))
@@ -117,6 +118,8 @@ class Cycle(RequestResponseCycle):
         if not self.response_started:
             self._write_start(cast("dict[str, Any]", message))
         elif not self.response_complete:
+            if message["type"] != "http.response.body":
+                raise RuntimeError(f"{message['type']} was sent after http.response.start")
             self._write_body(cast("dict[str, Any]", message))
         else:
             raise RuntimeError(f"{message['type']} was sent after the response had been completed")
@@ -131,6 +134,8 @@ class Cycle(RequestResponseCycle):
         head = message.get("head")
         if head is not None:
             self._begin_with(status, head, message["length"])
+            if "body" in message:
+                self._write_body(message)
             return
         lines: list[bytes] = [STATUS_LINE[status], self.protocol.limits.safe_head]
         closes = False
@@ -193,8 +198,6 @@ class Cycle(RequestResponseCycle):
         )
 
     def _write_body(self, message: dict[str, Any]) -> None:
-        if message["type"] != "http.response.body":
-            raise RuntimeError(f"{message['type']} was sent after http.response.start")
         body: bytes = message.get("body", b"")
         more_body: bool = message.get("more_body", False)
         if self.scope["method"] == "HEAD":

@@ -109,7 +109,8 @@ class SameWireStream:
         self._format = format
         self._look = look
         self._done = format.done
-        self._choices, self._finished = choices, set[int]()
+        self._choices = choices
+        self._finished: set[int] = set()
         self._counts: dict[str, Any] = {}
         self._held: list[bytes] = []
         self._partial = self._passed = b""

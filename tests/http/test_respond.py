@@ -91,6 +91,15 @@ async def test_a_plain_answer_goes_out_whole_with_its_cost() -> None:
     }
 
 
+async def test_where_the_server_takes_it_a_plain_answer_is_one_message() -> None:
+    _, wire, call = make_reply(stream=False)
+    reply = Reply(wire.send, call, ready_head=True)
+    await reply.finish(b'{"a":1}', "0.000012")
+    (message,) = wire.messages
+    assert message["body"] == b'{"a":1}' and message["length"] == 7
+    assert b"x-cost-usd: 0.000012\r\n" in message["head"]
+
+
 async def test_nothing_goes_out_before_the_first_bytes_of_a_stream() -> None:
     reply, wire, _ = make_reply(stream=True)
     reply.promise_life(60)

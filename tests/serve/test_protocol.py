@@ -12,7 +12,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from engine.serve import protocol as protocol_module
-from engine.serve.cycle import DISCONNECT
+from engine.serve.cycle import DISCONNECT, READY_HEAD
 from engine.serve.protocol import ConnectionLimits, bind_limits
 
 
@@ -40,6 +40,11 @@ class App:
             await send(
                 {"type": "http.response.start", "status": 200, "headers": [(b"x", b"a\r\nset-cookie: b")]}
             )
+            return
+        if path == "/whole":
+            assert scope["extensions"][READY_HEAD]
+            start = {"type": "http.response.start", "status": 200, "head": b"x-own: 1\r\n"}
+            await send(start | {"length": 4, "body": b"four"})
             return
         if path == "/raise":
             raise ValueError("boom")
@@ -138,6 +143,15 @@ async def test_a_connection_serves_request_after_request(door):
         writer.write(GET)
         head, body = await read_response(reader)
         assert head.startswith("http/1.1 200") and json.loads(body)["query"] == "b=c"
+    writer.close()
+
+
+async def test_a_ready_head_with_its_body_is_a_whole_answer_and_the_connection_goes_on(door):
+    reader, writer = await door.connect()
+    for _ in range(2):
+        writer.write(b"GET /whole HTTP/1.1\r\nHost: x\r\n\r\n")
+        head, body = await read_response(reader)
+        assert "x-own: 1" in head and "content-length: 4" in head and body == b"four"
     writer.close()
 
 
