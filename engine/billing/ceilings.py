@@ -16,7 +16,7 @@ from engine.call import Call
 from engine.config.snapshot import Policy, Target
 from engine.wire.operations import WRITING
 from engine.wire.output_length import read_place, read_stated
-from engine.wire.splice import holds_word
+from engine.wire.splice import list_names
 from engine.wire.usage import Usage
 
 NOTHING = Decimal(0)
@@ -67,7 +67,12 @@ def bound_input_tokens(call: Call, estimate: int) -> int:
 
 def needs_estimate(body: bytes) -> bool:
     """Whether its bytes alone do not bound a prompt: a long one has too many, one with attachments too few."""
-    return len(body) >= _SMALL_BODY or any(word in body for word in _ATTACHED)
+    if len(body) >= _SMALL_BODY:
+        return True
+    for word in _ATTACHED:
+        if word in body:
+            return True
+    return False
 
 
 def list_lengths(call: Call, targets: Sequence[Target], policy: Policy) -> list[Length]:
@@ -161,9 +166,9 @@ def find_ceiling(call: Call, targets: Sequence[Target], policy: Policy, estimate
 def find_possible(call: Call) -> Possible:
     """What the request says beside lengths. Words that only stand in its texts make the ceiling higher, never lower."""
     asked = call.door.format.add_asked(_NO_USAGE, call.request)
-    body = call.body
-    media = not body or holds_word(body, b"audio") or holds_word(body, b"image")
-    caches = not body or holds_word(body, b"cache")
+    said = list_names(call.body)
+    media = not said or b"audio" in said or b"image" in said
+    caches = not said or b"cache" in said
     if asked is _NO_USAGE and not (media or caches):
         return PLAIN
     return Possible(asked.service, caches, media, asked.units, asked.variant)

@@ -6,7 +6,6 @@ all workers have the same one.
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import resource
@@ -27,6 +26,7 @@ from engine.config.settings import Settings, read_environment, read_settings
 from engine.errors import DependencyAway
 from engine.http.admin import Control
 from engine.serve.control import Facts, Line, LineClosed, open_line, receive_sockets
+from engine.serve.memory import settle_memory
 from engine.serve.protocol import ConnectionLimits, bind_limits, write_safe_head
 
 if TYPE_CHECKING:
@@ -45,8 +45,6 @@ LOOK_S = 0.01
 SPARE_DESCRIPTORS = 200
 SWITCH_INTERVAL_S = 0.001
 """A thread that compiles a new configuration gives way to the event loop this often."""
-GC_THRESHOLDS = (2_000, 20, 500)
-"""Often and little: no call waits while a pile of 20,000 objects is taken away, which takes 45 ms."""
 
 
 class WorkerApp(Protocol):
@@ -291,14 +289,6 @@ def make_room_for(connections: int) -> int:
         if soft == resource.RLIM_INFINITY
         else max(1, min(connections, (soft - SPARE_DESCRIPTORS) // 2))
     )
-
-
-def settle_memory() -> None:
-    """What is loaded now stays: the collector need not walk it again and again. Until here it was off (worker.py)."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
-    gc.enable()
 
 
 def run_worker(descriptor: int, create_app: CreateApp) -> int:

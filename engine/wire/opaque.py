@@ -12,6 +12,7 @@ from typing import Any
 
 from engine.wire.canonical import BlockAdded, BlockEnded, BlockStarted, Event
 from engine.wire.json_text import parse_json, write_json
+from engine.wire.splice import list_names
 
 TAG = "gwzForeign01"
 """Whole groups of base64, so that what follows it may be base64 as well."""
@@ -37,7 +38,7 @@ class Blob:
 
 def holds_tags(body: bytes) -> bool:
     """Whether some text in a JSON body begins with a tag."""
-    return _SEARCHED in body
+    return _SEARCHED in list_names(body)
 
 
 def write_tag(blob: Blob) -> str:

@@ -57,31 +57,25 @@ def edit_members(body: bytes, parsed: Mapping[str, Any], edits: Mapping[str, Any
 
 def may_name_twice(body: bytes, name: bytes) -> bool:
     """Whether a key might stand in the body twice, or in escapes: who reads the first would read another value."""
-    return count_key(body, b'"' + name + b'"') != 1 or _has_escaped_letters(body)
+    return list_names(body).count(b'"' + name + b'"') != 1 or _has_escaped_letters(body)
 
 
-def count_key(body: bytes, key: bytes) -> int:
-    """How often a quoted name stands in the body. In a large one (an image) going from quote to quote is quicker."""
+def list_names(body: bytes) -> bytes:
+    """What of a body has to be looked through for a quoted name or a word: all of it, or of a large one with few quotes
+    (an image) only what stands behind each quote: from quote to quote is fifty times as fast as through base64."""
     if len(body) < LARGE_BODY_BYTES:
-        return body.count(key)
-    found, at = 0, body.find(b'"')
-    while at >= 0:
-        found += body.startswith(key, at)
-        at = body.find(b'"', at + 1)
-    return found
-
-
-def holds_word(body: bytes, word: bytes) -> bool:
-    """Whether a word stands in the body. In a large one with few quotes (an image) only where a name or a short value
-    begins: going through all of its base64 for every word takes longer than all the rest."""
-    if len(body) < LARGE_BODY_BYTES or body.count(b'"') * _BYTES_PER_QUOTE > len(body):
-        return word in body
+        return body
+    most, found, end = len(body) // _BYTES_PER_QUOTE, 0, 0
+    pieces: list[bytes] = []
     at = body.find(b'"')
     while at >= 0:
-        if word in body[at : at + _NAME_BYTES]:
-            return True
+        found += 1
+        if found > most:
+            return body
+        pieces += (b"\n", body[at : at + _NAME_BYTES]) if at > end else (body[end : at + _NAME_BYTES],)
+        end = at + _NAME_BYTES
         at = body.find(b'"', at + 1)
-    return False
+    return b"".join(pieces)
 
 
 def _has_escaped_letters(body: bytes) -> bool:
@@ -95,7 +89,7 @@ def _replace_only_string(body: bytes, parsed: Mapping[str, Any], edits: Mapping[
         return None
     ((name, value),) = edits.items()
     key = orjson.dumps(name)
-    if value is DROPPED or count_key(body, key) != 1:
+    if value is DROPPED or list_names(body).count(key) != 1:
         return None
     start = body.find(b'"', body.find(key) + len(key))
     end = body.find(b'"', start + 1) + 1

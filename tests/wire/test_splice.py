@@ -7,7 +7,7 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.wire.splice import DROPPED, LARGE_BODY_BYTES, edit_members, holds_word
+from engine.wire.splice import DROPPED, LARGE_BODY_BYTES, edit_members, list_names
 
 
 def edit(body: bytes, **edits: Any) -> bytes:
@@ -104,4 +104,13 @@ def test_a_word_is_found_in_the_names_of_a_body_with_an_image_as_in_a_short_one(
         (b'{"a":"cached"}', b"cache", True),
         (b'{"a":"b"}', b"cache", False),
     ):
-        assert holds_word(body, word) is there, (body[:40], word)
+        assert (word in list_names(body)) is there, (body[:40], word)
+
+
+@given(
+    st.lists(st.sampled_from([b'"model"', b'"n"', b'"', b":", b"x" * 45, b"x" * 2000, b"\\"]), max_size=60)
+)
+def test_quoted_names_are_counted_in_a_large_body_as_in_all_of_it(pieces: list[bytes]) -> None:
+    body = b"A" * LARGE_BODY_BYTES + b"".join(pieces)
+    for key in (b'"model"', b'"n"', b'"xxxx'):
+        assert list_names(body).count(key) == body.count(key)
