@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Any, LiteralString, TypeVar
 
 import psycopg
+from psycopg.types.json import Jsonb
 
 from engine.errors import DependencyAway
 from engine.storage.postgres import Connection, Database
@@ -208,13 +209,13 @@ class LeaseBank:
         return await self._run(work)
 
 
-async def open_lent(connection: Connection, records: str) -> None:
+async def open_lent(connection: Connection, records: bytes) -> None:
     """Begin the leases that calls went beyond before there were any, at nothing: what they cost is a debt of theirs.
 
     `records` is JSON. Locks are taken in the order of `take_lease`.
     """
     for statement in _OPEN_LENT:
-        await connection.execute(statement, (records,))
+        await connection.execute(statement, (Jsonb(records, bytes),))
 
 
 async def close_worker(connection: Connection, worker: str, grace_usd: Decimal) -> None:

@@ -12,6 +12,7 @@ from typing import Any, LiteralString
 
 import orjson
 import psycopg
+from psycopg.types.json import Jsonb
 
 from engine.storage.calls import FIELDS
 from engine.storage.leases import open_lent
@@ -20,10 +21,10 @@ from engine.storage.postgres import Connection
 
 log = logging.getLogger(__name__)
 
-_LENT = '"lent":true'
+_LENT = b'"lent":true'
 _WRITERS_LOCK = 0x67770002
 _INSERT: LiteralString = f"""
-WITH given AS (SELECT %(records)s::jsonb AS records),
+WITH given AS (SELECT %(records)s AS records),
 stored AS (INSERT INTO call_records ({FIELDS})
 SELECT r.id, r.request_id, to_timestamp(r.started_at), r.key_id, r.user_id, r.surface, r.requested_model,
     r.model, r.provider, coalesce(r.attempts, '[]'), r.status, r.http_status, coalesce(r.tokens, '{{}}'),
@@ -113,10 +114,11 @@ async def _write(
 async def _insert(connection: Connection, records: Sequence[bytes], grace_usd: Decimal) -> Written:
     # One writer at a time, so that records are numbered in the order in which they are committed.
     await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_WRITERS_LOCK,))
-    text = (b"[" + b",".join(records) + b"]").decode("utf-8", "replace")
+    text = b"[" + b",".join(records) + b"]"
     if _LENT in text:
         await open_lent(connection, text)
-    rows = await (await connection.execute(_INSERT, {"records": text, "grace": grace_usd})).fetchall()
+    asked = {"records": Jsonb(text, bytes), "grace": grace_usd}
+    rows = await (await connection.execute(_INSERT, asked)).fetchall()
     written = Written()
     for purse, share, spent, most, owner, lost in rows:
         written.written_off_usd += lost
@@ -159,13 +161,13 @@ async def _write_one(connection: Connection, record: bytes, grace_usd: Decimal) 
 
 
 def _clean(record: bytes) -> bytes:
-    """The same record without NULs, which PostgreSQL has no place for; a record that is no JSON stays as it
-    is.
+    """The same record without NULs, which PostgreSQL has no place for; of one that is no JSON every byte that is no
+    UTF-8 is replaced.
     """
     try:
         return orjson.dumps(_drop_nul(orjson.loads(record)))
     except orjson.JSONDecodeError:
-        return record
+        return record.decode("utf-8", "replace").encode()
 
 
 def _drop_nul(value: Any) -> Any:

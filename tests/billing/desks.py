@@ -13,7 +13,8 @@ from engine.call import Call, Caller
 from engine.config.snapshot import Policy
 from engine.policies.refusals import HeaderPairs
 from engine.storage.leases import LeaseBank
-from engine.storage.ledger import grant
+from engine.storage.ledger import grant, read_balance
+from engine.storage.ledger_reading import verify_ledger
 from engine.storage.postgres import Connection, Database
 from engine.storage.records import Written, write_records
 from engine.wire.answers import AnswerReader
@@ -135,6 +136,13 @@ async def give_credit(database: Database, amount: str, user: str = "alice") -> N
             await grant(connection, f"user:{user}", usd(amount), ref=ref, kind="trial", source="house:trials")
 
     await database.run(work, probe=True)
+
+
+async def read_credit(database: Database) -> Decimal:
+    """Alice's, in a ledger that is in order."""
+    verdict = await database.run(verify_ledger)
+    assert verdict.problems == ()
+    return (await database.run(lambda c: read_balance(c, "user:alice"))).credit_usd
 
 
 async def select(database: Database, text: str, *values: Any) -> list[Any]:

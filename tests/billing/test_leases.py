@@ -11,11 +11,9 @@ import pytest
 
 from engine.errors import CreditMissing, DependencyAway, LimitExceeded
 from engine.storage.leases import LeaseBank, close_journal
-from engine.storage.ledger import read_balance
-from engine.storage.ledger_reading import verify_ledger
 from engine.storage.postgres import Database
 from engine.storage.records import write_records
-from tests.billing.desks import Worker, execute, give_credit, select, usd
+from tests.billing.desks import Worker, execute, give_credit, read_credit, select, usd
 from tests.routing.things import make_policy
 
 PURSE = "credit:user:alice"
@@ -27,12 +25,6 @@ async def read_leased(database: Database, worker: str = "w1") -> Decimal:
         database, "SELECT amount_usd FROM leases WHERE purse = %s AND worker = %s", PURSE, worker
     )
     return Decimal(rows[0]) if rows else Decimal(0)
-
-
-async def read_credit(database: Database) -> Decimal:
-    verdict = await database.run(verify_ledger)
-    assert verdict.problems == ()
-    return (await database.run(lambda c: read_balance(c, "user:alice"))).credit_usd
 
 
 async def silence(database: Database, worker: str, seconds: int) -> None:
