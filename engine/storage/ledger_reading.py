@@ -21,6 +21,12 @@ _BALANCE_AFTER: LiteralString = (
 _COLUMNS: LiteralString = (
     "m.id, m.ref, m.kind, m.payer, m.description, m.metadata, m.created_by, m.created_at"
 )
+_BEFORE_ID: LiteralString = "m.id < %(before)s"
+_BEFORE_OF_PAYER: LiteralString = (
+    "m.created_at <= (SELECT created_at FROM ledger_movements WHERE id = %(before)s)"
+    " AND (m.created_at, m.id) < (SELECT created_at, id FROM ledger_movements WHERE id = %(before)s)"
+)
+"""By the index on payer and time; the first line is what the index understands."""
 _CHECKS: Mapping[str, LiteralString] = {
     "the entries of movement {} do not add up to zero": (
         "SELECT movement_id::text FROM ledger_entries GROUP BY movement_id HAVING sum(amount_usd) <> 0"
@@ -70,7 +76,9 @@ async def list_movements(  # noqa: PLR0913 - filters, by name
     before: int | None = None,
     offset: int = 0,
 ) -> list[dict[str, Any]]:
-    """Newest first, of one payer or of all. Amounts are signed as the payer sees them."""
+    """Newest first, of one payer or of all, those before the movement `before`. Amounts are signed as the payer sees
+    them.
+    """
     conditions: list[LiteralString] = ["true"]
     if payer is not None:
         conditions.append("m.payer = %(payer)s")
@@ -81,7 +89,7 @@ async def list_movements(  # noqa: PLR0913 - filters, by name
     if until is not None:
         conditions.append("m.created_at < %(until)s")
     if before is not None:
-        conditions.append("m.id < %(before)s")
+        conditions.append(_BEFORE_ID if payer is None else _BEFORE_OF_PAYER)
     asked: dict[str, Any] = {
         "payer": payer,
         "kind": kind,
@@ -92,25 +100,27 @@ async def list_movements(  # noqa: PLR0913 - filters, by name
         "offset": offset,
     }
     async with connection.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(_write_list(" AND ".join(conditions)), asked)
+        order: LiteralString = "m.id DESC" if payer is None else "m.created_at DESC, m.id DESC"
+        await cursor.execute(_write_list(" AND ".join(conditions), order), asked)
         return [_show(row) async for row in cursor]
 
 
-def _write_list(where: LiteralString) -> LiteralString:
+def _write_list(where: LiteralString, order: LiteralString) -> LiteralString:
     return f"""
     WITH m AS (
         SELECT {_COLUMNS}, coalesce(max(e.seq), 0) AS last_seq,
             coalesce(sum(e.amount_usd) FILTER (WHERE e.account = 'credit:' || m.payer), 0) AS credit_usd,
             coalesce(sum(e.amount_usd) FILTER (WHERE e.account = 'allowance:' || m.payer), 0) AS allowance_usd,
             coalesce(sum(e.amount_usd) FILTER (WHERE e.account = 'owed:' || m.payer), 0) AS owed_usd
-        FROM (SELECT * FROM ledger_movements m WHERE {where} ORDER BY m.id DESC LIMIT %(limit)s OFFSET %(offset)s) AS m
+        FROM (SELECT * FROM ledger_movements m WHERE {where} ORDER BY {order}
+            LIMIT %(limit)s OFFSET %(offset)s) AS m
         LEFT JOIN ledger_entries e ON e.movement_id = m.id
         GROUP BY {_COLUMNS})
     SELECT {_COLUMNS}, m.credit_usd, m.allowance_usd, m.owed_usd, {_BALANCE_AFTER} AS balance_after,
         CASE WHEN c.id IS NOT NULL THEN jsonb_build_object('call_id', c.id, 'key_id', c.key_id, 'model', c.model,
             'provider', c.provider, 'surface', c.surface, 'tokens', c.tokens) END AS call
     FROM m LEFT JOIN call_records c ON m.ref = 'call:' || c.id
-    ORDER BY m.id DESC
+    ORDER BY {order}
     """
 
 

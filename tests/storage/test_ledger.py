@@ -189,6 +189,28 @@ async def test_movements_show_what_a_payer_had_before_and_after(connection: Conn
     assert len(await list_movements(connection, payer, until=moment, limit=9)) == 2
 
 
+async def test_pages_hold_each_movement_once_also_of_one_moment(connection: Connection, payer: str):
+    refs = [f"r{number}" for number in range(7)]
+    async with connection.transaction():
+        for ref in refs[:5]:
+            await give(connection, payer, "1", ref)
+    for ref in refs[5:]:
+        await give(connection, payer, "1", ref)
+    whole = await list_movements(connection, payer, limit=10)
+    assert [each["ref"] for each in whole] == refs[::-1]
+    assert [each["balance_after"] for each in whole] == [7, 6, 5, 4, 3, 2, 1]
+    for size in (1, 2, 3):
+        seen, before = [], None
+        while page := await list_movements(connection, payer, limit=size, before=before):
+            seen += [each["ref"] for each in page]
+            before = page[-1]["id"]
+        assert seen == refs[::-1]
+        by_offset = [
+            await list_movements(connection, payer, limit=size, offset=at) for at in range(0, 7, size)
+        ]
+        assert [each["ref"] for page in by_offset for each in page] == refs[::-1]
+
+
 async def test_a_movement_of_a_call_tells_which_call(connection: Connection, payer: str):
     await connection.execute(
         "INSERT INTO call_records (id, started_at, status, model) VALUES ('call_1', now(), 'ok', 'm')"
