@@ -38,6 +38,8 @@ LINGER_PAUSE_S = 3.0
 once would reset the connection and take the answer with it."""
 STALL_S = 120.0
 """A client that takes not one byte of its answer for so long is gone."""
+FIRST_REQUEST_S = 0.2
+"""A connection accepted just before the worker leaves has this long for its first request, which is on its way."""
 QUEUED_REQUESTS = 16
 """Pipelined requests read ahead. Reading stops there; below it a disconnect is noticed at once."""
 
@@ -325,7 +327,9 @@ class GatewayProtocol(HttpToolsProtocol):
         """Serve what has begun to arrive, nothing after it."""
         self.parting = True
         if self.active is None and self.phase == BETWEEN:
-            if not self.lingers:
+            if self.newest is None and not self.deaf:
+                self._watch_until(self._find_deadline())
+            elif not self.lingers:
                 self.transport.close()
             return
         if self.newest is not None:
@@ -412,6 +416,8 @@ class GatewayProtocol(HttpToolsProtocol):
             return min(self.began_at + self.limits.body_s, self.progress_at + BODY_PAUSE_S)
         if self.active is not None:
             return math.inf
+        if self.parting and self.phase == BETWEEN:
+            return self.began_at + FIRST_REQUEST_S
         if self.phase == HEADER or self.newest is None:
             return self.began_at + self.limits.header_s
         return self.began_at + self.limits.keep_alive_s

@@ -416,6 +416,20 @@ async def test_a_newcomer_among_the_busy_is_told_to_come_again():
             writer.close()
 
 
+async def test_a_request_on_its_way_while_the_worker_shuts_down_is_answered(door):
+    late, late_writer = await door.connect()
+    silent, silent_writer = await door.connect()
+    await asyncio.sleep(0.02)
+    for connection in list(door.state.connections):
+        connection.shutdown()
+    late_writer.write(GET)
+    answer = await asyncio.wait_for(late.read(), 2)
+    assert answer.startswith(b"HTTP/1.1 200") and b"connection: close" in answer
+    assert await asyncio.wait_for(silent.read(), 2) == b""
+    for writer in (late_writer, silent_writer):
+        writer.close()
+
+
 async def test_shutdown_closes_idle_connections_and_lets_a_begun_request_finish(door):
     idle, idle_writer = await door.connect()
     idle_writer.write(GET)
