@@ -189,6 +189,9 @@ class GatewayProtocol(HttpToolsProtocol):
         for cycle in (active, *queued):
             if cycle is not None:
                 cycle.announce_disconnect()
+        # They name this connection: apart, all of them are freed now and not by the collector.
+        self.newest = self.active = None
+        self.cycle = None  # type: ignore[assignment]
 
     def pause_writing(self) -> None:
         self.flow.pause_writing()

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import socket
 import struct
+import weakref
 from collections.abc import AsyncIterator
 
 import pytest
@@ -414,6 +416,30 @@ async def test_a_newcomer_among_the_busy_is_told_to_come_again():
         assert answer.startswith(b"HTTP/1.1 503") and b"too_many_connections" in answer
         for _, writer in busy:
             writer.close()
+
+
+async def wait_for_connections(door, count):
+    while len(door.state.connections) != count:
+        await asyncio.sleep(0.001)
+    return list(door.state.connections)
+
+
+async def test_a_connection_that_has_ended_leaves_nothing_to_the_collector(door):
+    gc.collect()
+    gc.disable()
+    try:
+        reader, writer = await door.connect()
+        writer.write(CLOSE)
+        (connection,) = await wait_for_connections(door, 1)
+        gone = weakref.ref(connection)
+        del connection
+        await reader.read()
+        writer.close()
+        await wait_for_connections(door, 0)
+        await asyncio.sleep(0.02)
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 async def test_a_request_on_its_way_while_the_worker_shuts_down_is_answered(door):
