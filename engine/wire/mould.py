@@ -2,7 +2,8 @@
 
 Nearly all events of a stream differ only in their piece of text. Once an event was parsed, the bytes before and behind
 its text are known; whatever else has the same bytes around a valid JSON string is such an event too, and needs no
-parsing: a hundred of them are one `split`.
+parsing: a hundred of them are cut at their blank lines and put together again for comparison. (Cutting at all that
+stands between two texts says the same and takes four times as long: `split` prepares a long separator anew each time.)
 """
 
 import re
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 import orjson
 
-_NEEDS_CARE = re.compile(rb'["\\\x00-\x1f]')
+_NEEDS_CARE = re.compile(rb'["\\\x00-\x09\x0b-\x1f]')
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class Mould:
     behind: bytes
     """From the closing quote to the end of the event, its blank line included."""
     between: bytes
+    blank: bytes
 
     def find_run(self, data: bytes, start: int) -> int:
         """Where a run of such events that begins at `start` may end (the caller reads it to be sure)."""
@@ -27,10 +29,16 @@ class Mould:
 
     def read_texts(self, data: bytes, start: int, end: int) -> list[str] | None:
         """The texts of `data[start:end]`, or None when it is anything but a run of such events."""
-        pieces = data[start + len(self.before) : end - len(self.behind)].split(self.between)
+        before, behind = len(self.before), len(self.behind)
+        events, behind_text = data[start:end].split(self.blank), len(self.blank) - behind
+        events.pop()
+        pieces = [event[before:behind_text] for event in events]
+        if self.between.join(pieces) != data[start + before : end - behind]:
+            return None
+        lines = b"\n".join(pieces)
         try:
-            if _NEEDS_CARE.search(b"".join(pieces)) is None:
-                return [piece.decode() for piece in pieces]
+            if _NEEDS_CARE.search(lines) is None and lines.count(b"\n") == len(pieces) - 1:
+                return lines.decode().split("\n")
             return [orjson.loads(b'"%b"' % piece) for piece in pieces]
         except ValueError:
             return None
@@ -46,4 +54,4 @@ def learn_mould(event: bytes, blank: bytes, key: str, text: str) -> Mould | None
     if event[end : end + 1] != b'"':
         return None
     before, behind = event[:start], event[end:] + blank
-    return Mould(before, behind, behind + before)
+    return Mould(before, behind, behind + before, blank)

@@ -39,11 +39,14 @@ def test_anything_that_is_not_such_an_event_is_no_run() -> None:
     for odd in (
         b'a","role":"user',
         b"a\x01",
+        b"a\nb",
+        b"a\n\nb",
         b"\xff",
         rb"\x",
         b'a"},"finish_reason":"stop"}]}\n\n' + BEFORE + b'"b',
     ):
         assert read(write(odd) + b"\n\n") is None
+        assert read(write(b"a") + b"\n\n" + write(odd) + b"\n\n" + write(b"b") + b"\n\n") is None
 
 
 def test_nothing_is_learnt_where_the_text_is_not_plain_to_see() -> None:
