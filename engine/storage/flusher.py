@@ -1,4 +1,4 @@
-"""Brings the journal into the database every 250 ms, and takes over the journals of dead workers.
+"""Brings the journal into the database every 100 ms, and takes over the journals of dead workers.
 
 The position up to which a file is done is stored in the transaction that writes its records, and a record
 that is there already is left alone: whatever is replayed, each call has exactly one record.
@@ -33,7 +33,7 @@ REFUSED_FILE = "refused.jsonl"
 class Flusher:
     """The numbers are for `gatewayz_journal_records{state}`."""
 
-    def __init__(self, home: Path, journal: Journal, database: Database, *, interval_s: float = 0.25) -> None:
+    def __init__(self, home: Path, journal: Journal, database: Database, *, interval_s: float = 0.1) -> None:
         self.written = 0
         self.interrupted = 0
         self.torn = 0
