@@ -63,7 +63,7 @@ class Purse:
         self.asker: asyncio.Task[None] | None = None
         self.moving = asyncio.Lock()
         self.unsure: tuple[int, Decimal] | None = None
-        """The number of a change whose answer got lost, and what was given back by it."""
+        """The number of a change whose answer has not come, and what was given back by it."""
 
     @property
     def spare(self) -> Decimal:

@@ -198,7 +198,7 @@ class PurseDesk:
     async def _take_lease(self, purse: Purse, need: Decimal, want: Decimal) -> Taken | None:
         """Change the lease and follow it in memory; a change whose answer got lost is found out first.
 
-        None: somebody else has looked meanwhile.
+        None: the purse is known better than when this was asked for.
         """
         async with purse.moving:
             if need <= 0 and not self.is_stale(purse):
@@ -207,13 +207,14 @@ class PurseDesk:
                 await self._register()
             if purse.unsure is not None:
                 await self._find_out(purse)
-            turn = self._next_turn() if need > 0 else 0
-            try:
-                taken = await self._bank.take(purse.terms, purse.worker, turn, need, want)
-            except DependencyAway:
                 if need > 0:
-                    purse.unsure = (turn, NOTHING)
-                raise
+                    return None  # it may be less now
+            turn = 0
+            if need > 0:
+                turn = self._next_turn()
+                purse.unsure = (turn, NOTHING)
+            taken = await self._bank.take(purse.terms, purse.worker, turn, need, want)
+            purse.unsure = None
             if taken is None:
                 raise self._find_closed(purse)
             purse.room += taken.taken_usd
@@ -221,9 +222,10 @@ class PurseDesk:
             return taken
 
     async def _find_out(self, purse: Purse) -> None:
+        """Whether the change happened; asking ends it, so that the statement cannot come after the answer."""
         assert purse.unsure is not None
         turn, given_back = purse.unsure
-        seen = await self._bank.take(purse.terms, purse.worker, 0, NOTHING, NOTHING)
+        seen = await self._bank.take(purse.terms, purse.worker, turn, NOTHING, NOTHING)
         if seen is None:
             raise self._find_closed(purse)
         if seen.last_turn == turn:
@@ -245,11 +247,9 @@ class PurseDesk:
             turn = self._next_turn()
             purse.room -= amount
             purse.free_elsewhere = (purse.free_elsewhere or NOTHING) + amount
-            try:
-                await self._bank.give_back(purse.terms.id, purse.worker, turn, amount)
-            except DependencyAway:
-                purse.unsure = (turn, amount)
-                raise
+            purse.unsure = (turn, amount)
+            await self._bank.give_back(purse.terms.id, purse.worker, turn, amount)
+            purse.unsure = None
 
     def _next_turn(self) -> int:
         self._turn += 1
@@ -319,7 +319,7 @@ class PurseDesk:
         for name, purse in list(self.purses.items()):
             if purse.held or purse.waiters or now - purse.used_at < _IDLE_S:
                 continue
-            if purse.room > 0:
+            if purse.room > 0 or purse.unsure is not None:
                 await self._give_back(purse)
             if not (purse.held or purse.waiters or purse.room or purse.unsure):
                 del self.purses[name]

@@ -25,7 +25,9 @@ _TAKE: LiteralString = (
     "%(purse)s, %(worker)s, %(turn)s, %(need)s, %(want)s, %(limit)s, %(alert_at)s::numeric[], %(owner)s,"
     " %(ends_at)s, %(key)s)"
 )
-_FORGET: LiteralString = "DELETE FROM leases WHERE worker = %s AND purse = ANY(%s) AND amount_usd = 0"
+_FORGET: LiteralString = (
+    "DELETE FROM leases WHERE worker = %s AND purse = ANY(%s) AND amount_usd = 0 AND given_up_turn = 0"
+)
 _DEAD: LiteralString = (
     "SELECT worker FROM lease_workers WHERE renewed_at < now() - make_interval(secs => %s) ORDER BY worker"
 )
@@ -34,7 +36,7 @@ _LENT: LiteralString = (
     " CROSS JOIN LATERAL jsonb_array_elements_text(r.purses) AS p (id) WHERE r.lent AND r.lease <> ''"
 )
 _OPEN_LENT: Sequence[LiteralString] = (
-    f"INSERT INTO lease_workers (worker) SELECT DISTINCT r.lease {_LENT} ON CONFLICT DO NOTHING",
+    f"INSERT INTO lease_workers (worker, registered) SELECT DISTINCT r.lease, false {_LENT} ON CONFLICT DO NOTHING",
     f"INSERT INTO purses (id) SELECT DISTINCT p.id {_LENT} ON CONFLICT DO NOTHING",
     f"SELECT 1 FROM purses WHERE id IN (SELECT p.id {_LENT}) ORDER BY id FOR UPDATE",
     f"INSERT INTO leases (purse, worker, amount_usd) SELECT DISTINCT p.id, r.lease, 0 {_LENT}"
@@ -97,7 +99,9 @@ class LeaseBank:
 
         async def work(connection: Connection) -> None:
             await connection.execute(
-                "INSERT INTO lease_workers (worker) VALUES (%s) ON CONFLICT DO NOTHING", (worker,)
+                "INSERT INTO lease_workers (worker) VALUES (%s)"
+                " ON CONFLICT (worker) DO UPDATE SET registered = true, renewed_at = now()",
+                (worker,),
             )
 
         await self._run(work)
@@ -105,7 +109,10 @@ class LeaseBank:
     async def take(
         self, terms: PurseTerms, worker: str, turn: int, need: Decimal, want: Decimal
     ) -> Taken | None:
-        """At least `need`, or nothing; a need of zero only looks, and declares a budget. None: `worker` was closed."""
+        """At least `need`, or nothing; a need of zero only looks, and declares a budget. None: `worker` was closed.
+
+        A look that names the turn of an earlier change ends it: what has not happened by then never will.
+        """
         asked: dict[str, Any] = {
             "purse": terms.id,
             "worker": worker,
@@ -134,7 +141,7 @@ class LeaseBank:
         await self._run(work)
 
     async def forget(self, worker: str, purses: Sequence[str]) -> None:
-        """Rows in which nothing is left."""
+        """Rows in which nothing is left, but for what keeps a late change from happening."""
 
         async def work(connection: Connection) -> None:
             await connection.execute(_FORGET, (worker, list(purses)))
@@ -169,7 +176,7 @@ class LeaseBank:
 
         async def work(connection: Connection) -> bool:
             found = await connection.execute(
-                "UPDATE lease_workers SET renewed_at = now() WHERE worker = %s", (worker,)
+                "UPDATE lease_workers SET renewed_at = now() WHERE worker = %s AND registered", (worker,)
             )
             return found.rowcount > 0
 
@@ -212,7 +219,8 @@ class LeaseBank:
 async def open_lent(connection: Connection, records: bytes) -> None:
     """Begin the leases that calls went beyond before there were any, at nothing: what they cost is a debt of theirs.
 
-    `records` is JSON. Locks are taken in the order of `take_lease`.
+    Their workers are not registered by it: one that was closed meanwhile is to learn of that. `records` is JSON.
+    Locks are taken in the order of `take_lease`.
     """
     for statement in _OPEN_LENT:
         await connection.execute(statement, (Jsonb(records, bytes),))

@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import orjson
@@ -16,7 +17,7 @@ from engine.billing.purses import PurseDesk
 from engine.call import Call, Caller
 from engine.config.snapshot import Policy
 from engine.errors import DependencyAway
-from engine.storage.leases import LeaseBank
+from engine.storage.leases import LeaseBank, PurseTerms, Taken
 from engine.storage.ledger import adjust, grant, set_allowance, take_back
 from engine.storage.postgres import Connection, Database
 from engine.wire.answers import AnswerReader
@@ -67,17 +68,58 @@ def answer(output: int) -> AnswerReader:
 
 
 class FaultyBank(LeaseBank):
-    """A bank that may be out of reach, or whose next change gets lost on the way there or on the way back."""
+    """A bank that may be out of reach, or whose next change gets lost on the way there or back, or arrives late."""
 
     lost = ""
     gone = False
+    silences = asking = 0
+    """How often it gave no answer, or none within a second, and how many wait for one: else nobody may lend."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.late: list[Callable[[], Awaitable[Any]]] = []
+        """Changes that are still on their way."""
 
     @property
     def available(self) -> bool:
-        return super().available and not self.gone
+        there = super().available and not self.gone
+        self.silences += not there
+        return there
+
+    async def take(
+        self, terms: PurseTerms, worker: str, turn: int, need: Decimal, want: Decimal
+    ) -> Taken | None:
+        if need > 0:
+            self._delay(partial(super().take, terms, worker, turn, need, want))
+        return await super().take(terms, worker, turn, need, want)
+
+    async def give_back(self, purse: str, worker: str, turn: int, amount: Decimal) -> None:
+        self._delay(partial(super().give_back, purse, worker, turn, amount))
+        await super().give_back(purse, worker, turn, amount)
+
+    def _delay(self, change: Callable[[], Awaitable[Any]]) -> None:
+        if self.lost == "in time" and not self.gone:
+            self.lost = ""
+            self.silences += 1
+            self.late.append(change)
+            raise DependencyAway("not there yet")
 
     async def _run(self, work: Any) -> Any:
-        lost, self.lost = self.lost, ""
+        self.asking += 1
+        began = time.monotonic()
+        try:
+            return await self._ask(work)
+        except DependencyAway:
+            self.silences += 1
+            raise
+        finally:
+            self.asking -= 1
+            self.silences += time.monotonic() - began >= 1
+
+    async def _ask(self, work: Any) -> Any:
+        lost = self.lost
+        if lost != "in time":
+            self.lost = ""
         if self.gone or lost == "request":
             raise DependencyAway("lost on the way there")
         result = await super()._run(work)
