@@ -610,6 +610,24 @@ def test_an_event_whose_handling_breaks_is_there_once_when_it_comes_again(story:
         check(story)
 
 
+def test_a_give_back_that_arrives_when_nobody_waits_for_it_lets_nobody_spend_the_same_money_again(
+    story: MoneyStory,
+) -> None:
+    story.begin_call(0, "u1", 150, "usual")
+    story.end_without_an_answer(0)
+    story.something_goes_wrong(0, "lost in time")
+    story.do_a_chore(0, "idle")
+    story.begin_call(0, "u1", 10, "usual")  # it finds out that nothing was given back
+    story.what_was_late_arrives(0)
+    for number, most in ((1, 50), (1, 140), (0, 140)):
+        story.begin_call(number, "u1", most, "usual")
+    story.end_calls(0, 6)
+    for number in (0, 1):
+        story.flush(number, 5)
+    assert sum(story.spent.values()) == 2, "the 1.5 dollars of the first worker, and the rest"
+    check(story)
+
+
 @pytest.mark.parametrize("lost", ["lost request", "lost answer"])
 def test_who_lends_when_nothing_is_heard_of_the_database_may_take_a_balance_below_zero(
     story: MoneyStory, lost: str
