@@ -66,7 +66,7 @@ async def test_number_of_the_call_stands_where_the_plan_has_its_mark(upstream: i
 
 
 async def test_cpu_and_memory_of_a_tree_count_its_children() -> None:
-    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'sum(range(10**7)); input()'])"
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'sum(range(4 * 10**7)); input()'])"
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, stdin=asyncio.subprocess.PIPE, cwd=ROOT
     )
