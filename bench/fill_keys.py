@@ -7,7 +7,7 @@ import asyncio
 import sys
 
 from engine.config.settings import read_settings
-from engine.storage.commands import connect_for_command
+from engine.storage.command_line import connect_for_command
 from engine.storage.postgres import count_change
 from engine.storage.secrets import generate_key, load_keyring
 from engine.storage.users import get_or_create_user
