@@ -234,7 +234,7 @@ def write_record(call: Call, seconds: float) -> Record:
         "cost_usd": call.cost_text,
         "pricing": call.pricing,
         "first_token_ms": call.first_token_ms,
-        "total_ms": int(seconds * 1_000_000) / 1000,
+        "total_ms": int(seconds * 1_000_000) / 1000,  # cut as in Attempt.as_record
         "tags": call.tags,
         "stream": call.stream,
         "rescued_by": call.rescued_by,

@@ -21,12 +21,6 @@ _BALANCE_AFTER: LiteralString = (
 _COLUMNS: LiteralString = (
     "m.id, m.ref, m.kind, m.payer, m.description, m.metadata, m.created_by, m.created_at"
 )
-_BEFORE_ID: LiteralString = "m.id < %(before)s"
-_BEFORE_OF_PAYER: LiteralString = (
-    "m.created_at <= (SELECT created_at FROM ledger_movements WHERE id = %(before)s)"
-    " AND (m.created_at, m.id) < (SELECT created_at, id FROM ledger_movements WHERE id = %(before)s)"
-)
-"""By the index on payer and time; the first line is what the index understands."""
 _CHECKS: Mapping[str, LiteralString] = {
     "the entries of movement {} do not add up to zero": (
         "SELECT movement_id::text FROM ledger_entries GROUP BY movement_id HAVING sum(amount_usd) <> 0"
@@ -73,12 +67,9 @@ async def list_movements(  # noqa: PLR0913 - filters, by name
     since: datetime | None = None,
     until: datetime | None = None,
     limit: int,
-    before: int | None = None,
     offset: int = 0,
 ) -> list[dict[str, Any]]:
-    """Newest first, of one payer or of all, those before the movement `before`. Amounts are signed as the payer sees
-    them.
-    """
+    """Newest first, of one payer or of all. Amounts are signed as the payer sees them."""
     conditions: list[LiteralString] = ["true"]
     if payer is not None:
         conditions.append("m.payer = %(payer)s")
@@ -88,14 +79,11 @@ async def list_movements(  # noqa: PLR0913 - filters, by name
         conditions.append("m.created_at >= %(since)s")
     if until is not None:
         conditions.append("m.created_at < %(until)s")
-    if before is not None:
-        conditions.append(_BEFORE_ID if payer is None else _BEFORE_OF_PAYER)
     asked: dict[str, Any] = {
         "payer": payer,
         "kind": kind,
         "since": since,
         "until": until,
-        "before": before,
         "limit": max(1, min(limit, MOST_PER_PAGE + 1)),
         "offset": offset,
     }

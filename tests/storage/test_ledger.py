@@ -175,7 +175,7 @@ async def test_movements_show_what_a_payer_had_before_and_after(connection: Conn
     ]
     assert shown == [("r2", -2, 11, 9), ("b", -4, 15, 11), ("r1", 5, 10, 15), ("a", 10, 0, 10)]
     assert (found[0]["credit_usd"], found[0]["allowance_usd"]) == (0, -2)
-    page = await list_movements(connection, payer, limit=2, before=found[1]["id"])
+    page = await list_movements(connection, payer, limit=2, offset=2)
     assert [each["ref"] for each in page] == ["r1", "a"]
     assert [each["ref"] for each in await list_movements(connection, None, kind="purchase", limit=9)] == [
         "x",
@@ -200,15 +200,8 @@ async def test_pages_hold_each_movement_once_also_of_one_moment(connection: Conn
     assert [each["ref"] for each in whole] == refs[::-1]
     assert [each["balance_after"] for each in whole] == [7, 6, 5, 4, 3, 2, 1]
     for size in (1, 2, 3):
-        seen, before = [], None
-        while page := await list_movements(connection, payer, limit=size, before=before):
-            seen += [each["ref"] for each in page]
-            before = page[-1]["id"]
-        assert seen == refs[::-1]
-        by_offset = [
-            await list_movements(connection, payer, limit=size, offset=at) for at in range(0, 7, size)
-        ]
-        assert [each["ref"] for page in by_offset for each in page] == refs[::-1]
+        pages = [await list_movements(connection, payer, limit=size, offset=at) for at in range(0, 7, size)]
+        assert [each["ref"] for page in pages for each in page] == refs[::-1]
 
 
 async def test_a_movement_of_a_call_tells_which_call(connection: Connection, payer: str):
