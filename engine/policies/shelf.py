@@ -1,15 +1,16 @@
 """The counters of one scope's identities, bounded in memory by how recently each was used.
 
-An identity in use is an object on `hot`; one idle for a few seconds is packed into bytes on `cold` (about 350
-for a key that called once under five windows); one that no window remembers is forgotten. All housekeeping
+An identity in use is an object on `hot`; one idle for a few seconds is packed into bytes on `cold` (some 60 with its
+name, for a key that called once under five windows); one that no window remembers is forgotten. All housekeeping
 comes in small pieces, so that no call pays for many.
 """
 
-from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING
 
+from engine.policies.drawers import Drawers
+from engine.policies.packing import pack_windows, unpack_windows
 from engine.policies.windows import Window
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ Entry = tuple[Window, int]
 COOL_AFTER_S = 5.0
 LOOK_AGAIN_S = 60.0
 PIECE = 16
+DRAWERS = 3
+"""So many are looked at at once: some 16 identities."""
 
 
 class Counters:
@@ -110,28 +113,21 @@ class Counters:
                     found.append((f"{kind}{window.size_s}", list(zip(ages, window.counts, strict=True))))
         return found
 
-    def pack(self, now: float) -> bytes | None:
-        """All that has not expired, or None when nothing is left."""
+    def pack(self, now: float) -> tuple[float, bytes] | None:
+        """All that has not expired, and when it will have; None when nothing is left."""
         for window in (*self.request_windows, *self.token_windows):
             window.expire(now)
         requests = [window for window in self.request_windows if window.lasts]
-        live = requests + [window for window in self.token_windows if window.lasts]
-        if not live:
+        tokens = [window for window in self.token_windows if window.lasts]
+        if not requests and not tokens:
             return None
-        packed = array("d", [max(window.lasts[-1] + window.size_s for window in live), len(requests)])
-        for window in live:
-            packed.extend(window.pack())
-        return packed.tobytes()
+        until = max(window.lasts[-1] + window.size_s for window in (*requests, *tokens))
+        return until, pack_windows(requests, tokens)
 
     @classmethod
     def unpack(cls, packed: bytes) -> "Counters":
         counters = cls()
-        numbers = array("d", packed)
-        at = 2
-        while at < len(numbers):
-            window, at = Window.unpack(numbers, at)
-            requests = len(counters.request_windows) < numbers[1]
-            (counters.request_windows if requests else counters.token_windows).append(window)
+        counters.request_windows, counters.token_windows = unpack_windows(packed)
         return counters
 
 
@@ -152,10 +148,11 @@ class Shelf:
     def __init__(self) -> None:
         self.hot: dict[str, Counters] = {}
         self._cooling: dict[str, Counters] = {}
-        self._cold: dict[str, bytes] = {}
+        self._cold = Drawers()
         self._rotate_at = -inf
         self._look_at = -inf
-        self._unchecked: Iterator[str] = iter(())
+        self._unchecked = 0
+        """The drawer that is looked at next."""
 
     def __len__(self) -> int:
         return len(self.hot) + len(self._cooling) + len(self._cold)
@@ -164,13 +161,13 @@ class Shelf:
         """The counters of an identity that is not hot: cooling, packed or new. It is hot from now on."""
         counters = self._cooling.pop(identity, None)
         if counters is None:
-            packed = self._cold.pop(identity, None)
+            packed = self._cold.take(identity)
             counters = Counters() if packed is None else Counters.unpack(packed)
         self.hot[identity] = counters
         return counters
 
     def list_names(self) -> list[str]:
-        return [*self.hot, *self._cooling, *self._cold]
+        return [*self.hot, *self._cooling, *self._cold.list_names()]
 
     def count_running(self, identity: str) -> int:
         counters = self.hot.get(identity) or self._cooling.get(identity)
@@ -185,12 +182,12 @@ class Shelf:
         """What has not expired, by window; the shelf stays as it is."""
         counters = self.hot.get(identity) or self._cooling.get(identity)
         if counters is None:
-            packed = self._cold.get(identity)
+            packed = self._cold.read(identity)
             counters = Counters() if packed is None else Counters.unpack(packed)
         return counters.list_entries(now)
 
     def sweep(self, now: float) -> None:
-        """Pack up to PIECE cooling identities and look at up to PIECE packed ones."""
+        """Pack up to PIECE cooling identities and look at a few drawers of packed ones."""
         if self._cooling:
             self._pack_some(now)
         elif now >= self._rotate_at:
@@ -205,19 +202,12 @@ class Shelf:
             if counters.in_flight:
                 self.hot[identity] = counters
             elif packed := counters.pack(now):
-                self._cold[identity] = packed
+                self._cold.put(identity, *packed)
 
     def _forget_some(self, now: float) -> None:
-        for _ in range(PIECE):
-            identity = next(self._unchecked, None)
-            if identity is None:
-                self._unchecked = iter(list(self._cold))
+        for _ in range(DRAWERS):
+            if not self._cold.clear_out(self._unchecked, now):
+                self._unchecked = 0
                 self._look_at = now + LOOK_AGAIN_S
                 return
-            packed = self._cold.get(identity)
-            if packed is not None and _read_until(packed) <= now:
-                del self._cold[identity]
-
-
-def _read_until(packed: bytes) -> float:
-    return array("d", packed[:8])[0]
+            self._unchecked += 1

@@ -7,7 +7,6 @@ Events further apart than 1/GRAIN are counted exactly. A window holds at most ab
 its number.
 """
 
-from collections.abc import Sequence
 from math import ceil
 
 GRAIN = 100
@@ -77,19 +76,3 @@ class Window:
     def reset_s(self, now: float) -> int:
         """Whole seconds, rounded up, until what is left begins to grow."""
         return max(0, ceil(self.lasts[0] + self.size_s - now)) if self.lasts else 0
-
-    def pack(self) -> list[float]:
-        """As a flat list of numbers: size, open_until, how many entries, their times, their counts."""
-        return [self.size_s, self.open_until, len(self.lasts), *self.lasts, *self.counts]
-
-    @classmethod
-    def unpack(cls, packed: Sequence[float], start: int) -> "tuple[Window, int]":
-        """The window whose packed form begins at `start`, and where the next one begins."""
-        window = cls(int(packed[start]))
-        window.open_until = packed[start + 1]
-        entries = int(packed[start + 2])
-        middle, end = start + 3 + entries, start + 3 + 2 * entries
-        window.lasts = list(packed[start + 3 : middle])
-        window.counts = [int(count) for count in packed[middle:end]]
-        window.total = sum(window.counts)
-        return window, end

@@ -1,5 +1,8 @@
+import random
+import tracemalloc
+
 from engine.config.snapshot import Limit
-from engine.policies.shelf import COOL_AFTER_S, LOOK_AGAIN_S, Shelf
+from engine.policies.shelf import COOL_AFTER_S, LOOK_AGAIN_S, Counters, Shelf
 
 LIMIT = Limit(requests={60: 10, 3600: 100}, tokens={60: 1000})
 
@@ -76,3 +79,55 @@ def test_two_limits_in_turn_share_the_windows_of_the_same_length() -> None:
     counters = shelf.hot["a"]
     counters.adopt(other, int)
     assert [(window.size_s, number) for window, number in counters.request_checks] == [(60, 99), (86400, 5)]
+
+
+def test_identities_that_come_and_go_have_the_counts_of_those_that_are_never_packed() -> None:
+    shelf, kept, chance, now = Shelf(), dict[str, Counters](), random.Random(3), 1000.0
+    for _ in range(20_000):
+        now += chance.expovariate(20)
+        identity = f"key{int(chance.paretovariate(0.4)) % 2000}"
+        use(shelf, identity, now)
+        if identity not in kept:
+            kept[identity] = Counters()
+            kept[identity].adopt(LIMIT, int)
+        kept[identity].count(7, now, [])
+        shelf.sweep(now)
+    assert len(shelf._cold) > 200
+    for identity, counters in kept.items():
+        assert shelf.read_entries(identity, now) == counters.list_entries(now)
+        warm = shelf.hot.get(identity) or shelf.warm(identity)
+        assert warm.list_entries(now) == counters.list_entries(now)
+
+
+def test_many_idle_identities_are_all_there_and_all_forgotten_in_the_end() -> None:
+    shelf = Shelf()
+    for number in range(5000):
+        use(shelf, f"key{number}", 100.0)
+    for turn in range(1000):
+        shelf.sweep(110.0 + turn / 1000)
+    assert not shelf.hot and len(shelf) == 5000 == len(set(shelf.list_names()))
+    assert all((3600, 1) in totals(shelf, f"key{number}") for number in range(0, 5000, 100))
+    now = 3701.0
+    while now < 3701.0 + 3 * LOOK_AGAIN_S:
+        shelf.sweep(now)
+        now += 0.05
+    assert len(shelf) == 0
+
+
+def test_an_idle_key_that_called_once_under_five_windows_takes_at_most_seventy_bytes() -> None:
+    limit = Limit(
+        requests={3600: 10, 86400: 1000, 2_592_000: 10_000}, tokens={86400: 10**6, 2_592_000: 10**7}
+    )
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    shelf, keys, now = Shelf(), 5000, 100.0
+    for number in range(keys):
+        if number % 100 == 0:  # so many are in use at once
+            sweep_until(shelf, now, now + 3 * COOL_AFTER_S)
+            now += 3 * COOL_AFTER_S
+        use(shelf, f"key_{number:016x}", now, limit=limit)
+    sweep_until(shelf, now, now + 3 * COOL_AFTER_S)
+    used = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert len(shelf) == len(shelf._cold)
+    assert used / len(shelf._cold) <= 70

@@ -98,16 +98,3 @@ def test_what_is_given_back_after_its_entry_expired_changes_nothing() -> None:
     assert window.total == 5
     window.give_back(later, 2)
     assert window.total == 3
-
-
-@settings(deadline=None)
-@given(GAPS_S)
-def test_a_packed_window_goes_on_as_if_it_had_never_been_packed(gaps: list[float]) -> None:
-    kept, packed, now = Window(60), Window(60), 100.0
-    for gap in gaps:
-        now += gap
-        numbers = [0.0, *packed.pack()]
-        packed, end = Window.unpack(numbers, 1)
-        assert end == len(numbers)
-        assert admit(kept, 9, now) == admit(packed, 9, now)
-        assert (kept.total, kept.lasts, kept.counts) == (packed.total, packed.lasts, packed.counts)
