@@ -25,8 +25,10 @@ log = logging.getLogger(__name__)
 
 CACHE_FILE = "keys.cache"
 MOST_KEYS = 10_000
-_LAYOUT = 7
-_HASH, _N, _KEY_ID = 0, 1, 2
+_FRONT, _BETWEEN, _BACK = b'{"layout":8,"keys":[\n', b",\n", b"\n]}"
+"""JSON as a whole and in each line, so that a row can be kept without being read."""
+_HASHED = len('["') + 64 + len('"')
+"""So much of a row is its hash."""
 
 
 class KnownKey(NamedTuple):
@@ -44,9 +46,9 @@ class KeyCacheFile:
 
     def load(self) -> list[KnownKey]:
         """What the file holds; nothing unless a holder of the ring wrote it as it is."""
-        return [_read_row(row, self._ring) for row in self._read_rows()]
+        return [_read_row(orjson.loads(line), self._ring) for line in self._read_lines()]
 
-    def _read_rows(self) -> list[list[Any]]:
+    def _read_lines(self) -> list[bytes]:
         try:
             seal, _, body = (self._home / CACHE_FILE).read_bytes().partition(b"\n")
         except FileNotFoundError:
@@ -57,25 +59,32 @@ class KeyCacheFile:
         if not self._ring.is_sealed(body, seal.decode("ascii", "replace")):
             log.warning("keys.cache is not read: its seal is not from this key ring or it was changed")
             return []
-        stored = orjson.loads(body)
-        return list(stored["keys"]) if stored["layout"] == _LAYOUT else []
+        if not body.startswith(_FRONT):
+            return []
+        return [line for line in body[len(_FRONT) : -len(_BACK)].split(_BETWEEN) if line]
 
     def merge(self, learned: Iterable[KnownKey], dropped: Mapping[str, int]) -> None:
         """Add what was learned to what the file holds, without what was `dropped` (key id -> n) since."""
         lock = open_private(self._home, self._home / f"{CACHE_FILE}.lock", os.O_RDWR)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            # Rows stay as they are written: with many keys, making callers of them would hold up the loop's thread.
-            rows = {
-                row[_HASH]: row for row in self._read_rows() if row[_N] >= dropped.get(row[_KEY_ID], row[_N])
-            }
-            for key in learned:
-                rows.pop(key.hash.hex(), None)
-                rows[key.hash.hex()] = _write_row(key)
-            body = orjson.dumps({"layout": _LAYOUT, "keys": list(rows.values())[-MOST_KEYS:]})
+            # Rows stay as they are written: 10,000 of them as lists and texts were 30 MiB each time, and the more is
+            # made of them the longer the loop's thread waits.
+            new = {b'["%b"' % key.hash.hex().encode(): orjson.dumps(_write_row(key)) for key in learned}
+            kept = [
+                line
+                for line in self._read_lines()
+                if line[:_HASHED] not in new and (not dropped or _is_current(line, dropped))
+            ]
+            body = _FRONT + _BETWEEN.join([*kept, *new.values()][-MOST_KEYS:]) + _BACK
             write_private(self._home, CACHE_FILE, self._ring.seal(body).encode() + b"\n" + body)
         finally:
             os.close(lock)
+
+
+def _is_current(line: bytes, dropped: Mapping[str, int]) -> bool:
+    _, n, key_id, *_ = orjson.loads(line)
+    return bool(n >= dropped.get(key_id, n))
 
 
 def _write_row(key: KnownKey) -> list[Any]:
