@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 
 CACHE_FILE = "keys.cache"
 MOST_KEYS = 10_000
-_FRONT, _BETWEEN, _BACK = b'{"layout":8,"keys":[\n', b",\n", b"\n]}"
-"""JSON as a whole and in each line, so that a row can be kept without being read."""
+_FRONT, _END = b'{"layout":8,"keys":[', b"null]}"
+"""Between them each row has a line, which ends with a comma, so that a row can be kept without being read."""
 _HASHED = len('["') + 64 + len('"')
 """So much of a row is its hash."""
 
@@ -46,22 +46,22 @@ class KeyCacheFile:
 
     def load(self) -> list[KnownKey]:
         """What the file holds; nothing unless a holder of the ring wrote it as it is."""
-        return [_read_row(orjson.loads(line), self._ring) for line in self._read_lines()]
+        return [_read_row(_read_line(line), self._ring) for line in self._read_lines()]
 
     def _read_lines(self) -> list[bytes]:
         try:
-            seal, _, body = (self._home / CACHE_FILE).read_bytes().partition(b"\n")
+            content = (self._home / CACHE_FILE).read_bytes()
         except FileNotFoundError:
             return []
         except OSError as error:
             log.warning("keys.cache is not read: %s", error)
             return []
+        seal, *lines = content.split(b"\n")
+        body = memoryview(content)[len(seal) + 1 :]
         if not self._ring.is_sealed(body, seal.decode("ascii", "replace")):
             log.warning("keys.cache is not read: its seal is not from this key ring or it was changed")
             return []
-        if not body.startswith(_FRONT):
-            return []
-        return [line for line in body[len(_FRONT) : -len(_BACK)].split(_BETWEEN) if line]
+        return lines[1:-1] if lines[0] == _FRONT else []
 
     def merge(self, learned: Iterable[KnownKey], dropped: Mapping[str, int]) -> None:
         """Add what was learned to what the file holds, without what was `dropped` (key id -> n) since."""
@@ -70,20 +70,27 @@ class KeyCacheFile:
             fcntl.flock(lock, fcntl.LOCK_EX)
             # Rows stay as they are written: 10,000 of them as lists and texts were 30 MiB each time, and the more is
             # made of them the longer the loop's thread waits.
-            new = {b'["%b"' % key.hash.hex().encode(): orjson.dumps(_write_row(key)) for key in learned}
+            new = {
+                b'["%b"' % key.hash.hex().encode(): orjson.dumps(_write_row(key)) + b"," for key in learned
+            }
             kept = [
                 line
                 for line in self._read_lines()
                 if line[:_HASHED] not in new and (not dropped or _is_current(line, dropped))
             ]
-            body = _FRONT + _BETWEEN.join([*kept, *new.values()][-MOST_KEYS:]) + _BACK
-            write_private(self._home, CACHE_FILE, self._ring.seal(body).encode() + b"\n" + body)
+            body = b"\n".join([_FRONT, *[*kept, *new.values()][-MOST_KEYS:], _END])
+            write_private(self._home, CACHE_FILE, b"%b\n%b" % (self._ring.seal(body).encode(), body))
         finally:
             os.close(lock)
 
 
+def _read_line(line: bytes) -> list[Any]:
+    row: list[Any] = orjson.loads(line[: -len(",")])
+    return row
+
+
 def _is_current(line: bytes, dropped: Mapping[str, int]) -> bool:
-    _, n, key_id, *_ = orjson.loads(line)
+    _, n, key_id, *_ = _read_line(line)
     return bool(n >= dropped.get(key_id, n))
 
 

@@ -86,7 +86,7 @@ class KeyRing:
         """A signature that only a holder of this ring can make."""
         return f"{self.newest.id}:{hmac.new(self.newest.seal, content, hashlib.sha256).hexdigest()}"
 
-    def is_sealed(self, content: bytes, seal: str) -> bool:
+    def is_sealed(self, content: bytes | memoryview, seal: str) -> bool:
         ring_id, _, given = seal.partition(":")
         for entry in self.entries:
             if entry.id == ring_id:

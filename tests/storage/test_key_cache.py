@@ -56,7 +56,7 @@ def test_the_file_is_json_and_one_of_another_layout_is_not_read(tmp_path: Path) 
     file.merge([make_key(1), make_key(2)], {})
     body = (tmp_path / CACHE_FILE).read_bytes().partition(b"\n")[2]
     stored = orjson.loads(body)
-    assert [row[2] for row in stored["keys"]] == ["key_1", "key_2"]
+    assert [row[2] for row in stored["keys"][:-1]] == ["key_1", "key_2"]
     older = orjson.dumps(stored | {"layout": 7})
     (tmp_path / CACHE_FILE).write_bytes(ring.seal(older).encode() + b"\n" + older)
     assert file.load() == []
@@ -70,4 +70,4 @@ def test_merging_into_a_full_file_takes_little_memory(tmp_path: Path) -> None:
     file.merge([new], {"key_5": 9})
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 5 * size
+    assert peak < 4 * size
