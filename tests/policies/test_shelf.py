@@ -2,7 +2,7 @@ import random
 import tracemalloc
 
 from engine.config.snapshot import Limit
-from engine.policies.shelf import COOL_AFTER_S, LOOK_AGAIN_S, Counters, Shelf
+from engine.policies.shelf import COOL_AFTER_S, LOOK_AGAIN_S, MOST_HOT, PIECE, Counters, Shelf
 
 LIMIT = Limit(requests={60: 10, 3600: 100}, tokens={60: 1000})
 
@@ -97,6 +97,16 @@ def test_identities_that_come_and_go_have_the_counts_of_those_that_are_never_pac
         assert shelf.read_entries(identity, now) == counters.list_entries(now)
         warm = shelf.hot.get(identity) or shelf.warm(identity)
         assert warm.list_entries(now) == counters.list_entries(now)
+
+
+def test_of_many_identities_in_a_short_time_few_are_objects() -> None:
+    shelf, most = Shelf(), 0
+    for number in range(4 * MOST_HOT):
+        use(shelf, f"key{number}", 100.0 + number / 10_000)
+        shelf.sweep(100.0 + number / 10_000)
+        most = max(most, len(shelf.hot) + len(shelf._cooling))
+    assert MOST_HOT <= most <= MOST_HOT + MOST_HOT // PIECE + 1
+    assert len(shelf) == 4 * MOST_HOT
 
 
 def test_many_idle_identities_are_all_there_and_all_forgotten_in_the_end() -> None:
