@@ -130,6 +130,8 @@ class KeyStore:
             raise DependencyAway(
                 "The key database does not answer.", code="database_unavailable", retry_after_s=2
             ) from None
+        finally:
+            del asking  # it keeps the refusal, which names this frame and with it everything of the request
 
     def _end_asking(self, hashed: bytes, task: asyncio.Task[Caller]) -> None:
         self._asking.pop(hashed, None)

@@ -1,8 +1,10 @@
 """Known keys, unknown keys, changes and outages, against a real database."""
 
 import asyncio
+import gc
 import re
 import time
+import weakref
 from decimal import Decimal
 from pathlib import Path
 
@@ -83,6 +85,25 @@ async def test_an_unknown_key_is_refused_and_remembered_for_a_moment(store: KeyS
         with pytest.raises(KeyRefused):
             await store.fetch(text)
     assert len(store._refused) == 1
+
+
+async def test_a_refusal_and_all_that_it_names_are_gone_without_the_collector(store: KeyStore):
+    refusals: list[weakref.ref[KeyRefused]] = []
+
+    async def ask() -> None:
+        try:
+            await store.fetch(generate_key())
+        except KeyRefused as refused:
+            refusals.append(weakref.ref(refused))
+
+    gc.collect()
+    gc.disable()
+    try:
+        await ask()
+        await asyncio.sleep(0)
+        assert [refusal() for refusal in refusals] == [None]
+    finally:
+        gc.enable()
 
 
 async def test_an_expired_key_is_refused_when_its_time_comes(
