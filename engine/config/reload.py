@@ -380,9 +380,9 @@ def _sort(problems: Iterable[Problem]) -> list[Problem]:
 
 
 class ConfigWatch:
-    """Tells, four times a second and for little, whether what was read is no longer what is there."""
+    """Tells, once a second and for little, whether what was read is no longer what is there."""
 
-    LOOK_INSIDE_EVERY = 20
+    LOOK_INSIDE_EVERY = 10
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader

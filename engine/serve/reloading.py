@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.25
+POLL_S = 1.0
 
 Document = dict[str, Any]
 

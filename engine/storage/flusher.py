@@ -1,4 +1,4 @@
-"""Brings the journal into the database every 100 ms, and takes over the journals of dead workers.
+"""Brings the journal into the database every 100 ms, from memory or its file, and takes over those of dead workers.
 
 The position up to which a file is done is stored in the transaction that writes its records, and a record
 that is there already is left alone: whatever is replayed, each call has exactly one record.
@@ -93,16 +93,33 @@ class Flusher:
         """
         async with self._flushing:
             for file in list(self._journal.files):
-                until = file.size
-                while file.flushed < until:
-                    await self._flush_chunk(file)
+                if file.recent is None:
+                    await self._flush_file(file)
+                elif file.flushed < file.size:
+                    await self._flush_recent(file)
             await self._forget(self._journal.drop_flushed())
 
-    async def _flush_chunk(self, file: JournalFile) -> None:
-        chunk = _read_lines(file.path, file.flushed, file.size)
-        records, torn = pick_ended(chunk)
-        position = file.flushed + len(chunk)
+    async def _flush_recent(self, file: JournalFile) -> None:
+        """What is in memory; if that fails, it stands in the file."""
+        records, position = file.recent or [], file.size
+        file.recent = []
+        try:
+            await self._write(file, records, position)
+        except BaseException:
+            file.recent = None
+            raise
 
+    async def _flush_file(self, file: JournalFile) -> None:
+        until = file.size
+        while file.flushed < until:
+            chunk = _read_lines(file.path, file.flushed, file.size)
+            records, torn = pick_ended(chunk)
+            await self._write(file, records, file.flushed + len(chunk))
+            self.torn += torn
+        if file.flushed == file.size:
+            file.recent = []
+
+    async def _write(self, file: JournalFile, records: list[bytes], position: int) -> None:
         if records:
             write = partial(
                 write_records,
@@ -115,7 +132,6 @@ class Flusher:
             self._done += len(records)
             self.written += len(records) - len(written.refused)
             self._note(written)
-        self.torn += torn
         file.flushed = position
 
     async def _forget(self, files: list[str]) -> None:

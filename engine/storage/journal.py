@@ -14,7 +14,7 @@ import os
 import secrets
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ FOLDER = "journal"
 BEGUN = b'["begun",'
 ENDED = b'["ended",'
 _MOST_KEPT = 50_000
+_MOST_RECENT = 500
 _sync_data = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
 
 
@@ -40,6 +41,9 @@ class JournalFile:
     descriptor: int
     size: int = 0
     flushed: int = 0
+    recent: list[bytes] | None = field(default_factory=list)
+    """The ended records (JSON objects) behind `flushed`, so that nobody needs to read them back; None: only the file
+    has them all."""
 
 
 class Journal:
@@ -115,30 +119,35 @@ class Journal:
         Returns the record as it was written, a JSON object, for whoever writes it elsewhere.
         """
         line = _write_line("ended", record)
+        ended = line[len(ENDED) : -2]
         self.ended += 1
         self.open_calls.pop(record["id"], None)
         try:
-            self._write(line)
+            self._write(line, ended)
         except OSError as error:
             self._keep(line, error)
-        return line[len(ENDED) : -2]
+        return ended
 
     def retry_kept(self) -> None:
         """Write what the disk did not take before, as far as it goes."""
         while self._kept:
             try:
-                self._write(self._kept[0])
+                self._write(self._kept[0], self._kept[0][len(ENDED) : -2])
             except OSError:
                 return
             del self._kept[0]
 
-    def _write(self, line: bytes) -> None:
+    def _write(self, line: bytes, ended: bytes = b"") -> None:
         file = self.files[-1]
         written = os.write(file.descriptor, line)
         if written != len(line):
             os.ftruncate(file.descriptor, file.size)
             raise OSError(errno.ENOSPC, "the disk took a part of the line")
         file.size += written
+        if ended and file.recent is not None:
+            file.recent.append(ended)
+            if len(file.recent) > _MOST_RECENT:
+                file.recent = None
         if not self._dirty:
             self._dirty = True
             self._wake.set()

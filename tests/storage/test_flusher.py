@@ -175,9 +175,68 @@ async def test_a_death_between_commit_and_note_writes_nothing_twice(
 ):
     journal.append_ended(end(begin()))
     await flusher.flush()
-    journal.files[-1].flushed = 0
+    journal.files[-1].flushed, journal.files[-1].recent = 0, None
     await flusher.flush()
     assert len(await statuses(connection)) == 1
+
+
+async def test_what_just_ended_is_written_without_reading_the_file(
+    flusher: Flusher, journal: Journal, connection: Connection
+):
+    ended = end(begin())
+    journal.append_ended(ended)
+    journal.files[-1].path.write_bytes(b"")
+    await flusher.flush()
+    assert await statuses(connection) == {ended["id"]: "ok"}
+
+
+async def test_more_records_than_are_kept_in_memory_come_from_the_file_and_then_from_memory_again(
+    flusher: Flusher, journal: Journal, connection: Connection
+):
+    for _ in range(3):
+        for _ in range(700):
+            journal.append_ended(end(begin()))
+        assert journal.files[-1].recent is None
+        await flusher.flush()
+        assert journal.files[-1].recent == []
+        journal.append_ended(end(begin()))
+        await flusher.flush()
+    assert len(await statuses(connection)) == flusher.written == 3 * 701
+
+
+async def test_what_ends_while_others_are_written_is_written_next(
+    flusher: Flusher, journal: Journal, connection: Connection
+):
+    for _ in range(300):
+        journal.append_ended(end(begin()))
+    flushing = asyncio.create_task(flusher.flush())
+    late = [end(begin()) for _ in range(20)]
+    for record in late:
+        await asyncio.sleep(0)
+        journal.append_ended(record)
+    await flushing
+    await flusher.flush()
+    assert set(record["id"] for record in late) <= set(await statuses(connection))
+    assert len(await statuses(connection)) == flusher.written == 320
+
+
+async def test_a_flush_that_was_cut_short_loses_nothing_and_writes_nothing_twice(
+    flusher: Flusher, journal: Journal, connection: Connection
+):
+    ids = set()
+    for wait_s in (0, 0.001, 0.003, 0.006, 0.01, 0.02):
+        for _ in range(100):
+            ids.add((record := end(begin()))["id"])
+            journal.append_ended(record)
+        flushing = asyncio.create_task(flusher.flush())
+        await asyncio.sleep(wait_s)
+        ids.add((record := end(begin()))["id"])
+        journal.append_ended(record)
+        flushing.cancel()
+        await asyncio.wait([flushing])
+    await flusher.flush()
+    assert set(await statuses(connection)) == ids
+    assert flusher.count_states()["pending"] == 0
 
 
 @pytest.mark.parametrize("bad", [{"http_status": 2**40}, {"error": "\ud800"}, {"started_at": None}])
