@@ -106,7 +106,7 @@ class InferenceDoors:
     async def answer(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
         now = time.time()
         call_id, headers = self._ids.make(now), scope["headers"]
-        client = scope.get("client")
+        client, extensions = scope.get("client"), scope.get("extensions") or {}
         call = Call(
             id=call_id,
             request_id=call_id,
@@ -117,11 +117,13 @@ class InferenceDoors:
             client_ip=client[0] if client else "",
             named_model=visit.model,
         )
-        reply = Reply(send, call, ready_head=READY_HEAD in scope.get("extensions", ()))
-        task = asyncio.current_task()
+        signal = extensions.get(DISCONNECT)
+        # Known to the server: to ask asyncio costs a system call (3.11 compares process ids).
+        task = signal.task if signal is not None else asyncio.current_task()
         assert task is not None
+        reply = Reply(send, call, task.get_loop(), ready_head=READY_HEAD in extensions)
         self._open_calls.add(call, task)
-        leaving = Leaving(call, reply, task)
+        leaving = Leaving(call, reply, task, signal)
         upload: FormUpload | None = None
         try:
             fields = dict(headers)
@@ -133,7 +135,7 @@ class InferenceDoors:
                 call.upload = upload = open_upload(call, fields, receive)
             else:
                 call.body = await read_body(fields, receive, call.snapshot.server.max_body_bytes)
-            leaving.watch(scope, receive)
+            leaving.watch(receive)
             await carry(call, headers, self._rooms, reply)
         except GatewayError as error:
             call.http_status = error.status
@@ -156,14 +158,12 @@ class Leaving:
 
     __slots__ = ("_call", "_reply", "_signal", "_task", "_watcher")
 
-    def __init__(self, call: Call, reply: Reply, task: asyncio.Task[Any]) -> None:
-        self._call, self._reply, self._task = call, reply, task
-        self._signal: Any = None
+    def __init__(self, call: Call, reply: Reply, task: asyncio.Task[Any], signal: Any) -> None:
+        """`signal` is what the server says by the extension DISCONNECT; None under another server."""
+        self._call, self._reply, self._task, self._signal = call, reply, task, signal
         self._watcher: asyncio.Task[None] | None = None
 
-    def watch(self, scope: Scope, receive: Receive) -> None:
-        extensions = scope.get("extensions")
-        self._signal = extensions.get(DISCONNECT) if extensions else None
+    def watch(self, receive: Receive) -> None:
         if self._signal is not None:
             self._signal.subscribe(self._act)
         elif self._call.upload is None:  # a form shows by itself when its client leaves

@@ -48,13 +48,15 @@ class Reply:
         "started",
     )
 
-    def __init__(self, send: Send, call: Call, *, ready_head: bool = False) -> None:
+    def __init__(
+        self, send: Send, call: Call, loop: asyncio.AbstractEventLoop, *, ready_head: bool = False
+    ) -> None:
         """`ready_head`: the server takes a head in one piece (serve/cycle.py)."""
         self._send = send
         self._call = call
         self._ready_head = ready_head
         self._framing = make_reframing(call.door)
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._keepalive: asyncio.TimerHandle | None = None
         self._keepalive_s = 0.0
         self._last_sent = 0.0

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from engine.serve.protocol import GatewayProtocol
 
 DISCONNECT = "gatewayz.disconnect"
-"""The ASGI extension whose value is the cycle: `subscribe(callback)`, `unsubscribe()` and the fact `gone`."""
+"""The ASGI extension whose value is the cycle: `subscribe(callback)`, `unsubscribe()`, the fact `gone` and the `task`
+that answers."""
 READY_HEAD = "gatewayz.ready_head"
 """The ASGI extension that takes `http.response.start` with a ready `head` (lines that end in CRLF, without those of
 `FRAMING_HEADERS` and of other servers' concern) and a `length` (None: not known) in place of `headers`, and with a

@@ -41,7 +41,8 @@ FROM given CROSS JOIN LATERAL jsonb_to_recordset(given.records) AS r (
     rescued_by jsonb, damaged integer, pricing jsonb)
 ON CONFLICT (id) DO NOTHING RETURNING id),
 remembered AS (INSERT INTO journal_positions (file, position) SELECT %(file)s::text, %(position)s::bigint FROM given
-    WHERE %(position)s::bigint IS NOT NULL ON CONFLICT (file) DO UPDATE SET position = excluded.position, written_at = now())
+    WHERE %(position)s::bigint IS NOT NULL
+    ON CONFLICT (file) DO UPDATE SET position = excluded.position, written_at = now())
 SELECT posted.* FROM given CROSS JOIN LATERAL post_calls(
     given.records, (SELECT coalesce(array_agg(id), '{{}}') FROM stored), %(grace)s) AS posted
 """

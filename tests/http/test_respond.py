@@ -45,7 +45,7 @@ class Wire:
 def make_reply(*, stream: bool) -> tuple[Reply, Wire, Call]:
     wire = Wire()
     call = Call("call_1", "mine-1", DOOR, 0.0, 0.0, make_snapshot(), stream=stream)
-    return Reply(wire.send, call), wire, call
+    return Reply(wire.send, call, asyncio.get_running_loop()), wire, call
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -53,7 +53,7 @@ async def test_a_head_in_one_piece_says_what_the_headers_say(stream: bool) -> No
     heads = []
     for ready in (True, False):
         _, wire, call = make_reply(stream=stream)
-        reply = Reply(wire.send, call, ready_head=ready)
+        reply = Reply(wire.send, call, asyncio.get_running_loop(), ready_head=ready)
         call.requested_model = "m\r\nx-evil: 1"
         call.attempts.append(Attempt("p", "x", "p#0", 0))
         reply.add_headers([(b"x-ratelimit-limit-requests", b"5")])
@@ -93,7 +93,7 @@ async def test_a_plain_answer_goes_out_whole_with_its_cost() -> None:
 
 async def test_where_the_server_takes_it_a_plain_answer_is_one_message() -> None:
     _, wire, call = make_reply(stream=False)
-    reply = Reply(wire.send, call, ready_head=True)
+    reply = Reply(wire.send, call, asyncio.get_running_loop(), ready_head=True)
     await reply.finish(b'{"a":1}', "0.000012")
     (message,) = wire.messages
     assert message["body"] == b'{"a":1}' and message["length"] == 7

@@ -95,6 +95,8 @@ async def test_polling_reloads_when_something_has_changed(loaded):
     answers = iter([False, True])
     loaded.loader.content = "two"
     polling = asyncio.create_task(loaded.reloader.poll(lambda: next(answers, False)))
-    await asyncio.sleep(0.8)
+    async with asyncio.timeout(10):
+        while not loaded.spread:
+            await asyncio.sleep(0.05)
     polling.cancel()
     assert loaded.spread == ["two"] and loaded.loader.reads == 2
