@@ -130,7 +130,10 @@ async def identify_caller(call: Call, headers: Headers, rooms: Rooms) -> Caller:
     try:
         return await rooms.identity.identify(headers, call.client_ip)
     except KeyRefused as refused:
-        return rooms.guests.welcome(call, refused)
+        guest = rooms.guests.welcome(call, refused)
+        if guest is None:
+            raise
+        return guest
 
 
 def needs_estimate(call: Call, plan: Plan) -> bool:

@@ -31,11 +31,11 @@ class Guests:
         self._seal = seal
         self._limits: dict[int, Limit] = {}
 
-    def welcome(self, call: Call, refused: KeyRefused) -> Caller:
-        """The guest that a call without a key is of. Raises `refused` where there are none."""
+    def welcome(self, call: Call, refused: KeyRefused) -> Caller | None:
+        """The guest that a call without a key is of; None where there are none."""
         rule = call.snapshot.declared(AnonymousFile).get("default")
         if refused.code != MISSING or rule is None or not rule.enabled:
-            raise refused
+            return None
         hashed = self._seal(b"guest\n" + group_address(call.client_ip).encode()).rpartition(":")[2]
         return Caller(f"guest:{hashed[:24]}", "", role=GUEST, name=GUEST, scopes=_SCOPES)
 

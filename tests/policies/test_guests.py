@@ -1,16 +1,21 @@
 """Without a key: refused as ever, or, where that is declared, a few calls a day of models that cost nothing."""
 
+import gc
+import weakref
 from dataclasses import replace
 from hashlib import sha256
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from engine.call import Call
 from engine.config.schema_anonymous import AnonymousFile
 from engine.errors import KeyRefused, NotAllowed
+from engine.gateway import identify_caller
 from engine.policies.admission import Admission, LimitStage
 from engine.policies.guests import Guests
+from engine.policies.identity import Identity
 from engine.policies.limits import Limiter
 from engine.policies.refusals import LimitReached
 from tests.policies.test_admission import make_call
@@ -45,10 +50,8 @@ def make_admission() -> tuple[Guests, Admission]:
 
 def test_where_guests_are_not_declared_the_refusal_stands() -> None:
     for call in (make_guest_call(enabled=False), make_call()):
-        with pytest.raises(KeyRefused):
-            Guests(seal).welcome(call, MISSING)
-    with pytest.raises(KeyRefused):
-        Guests(seal).welcome(make_guest_call(), KeyRefused("wrong key"))
+        assert Guests(seal).welcome(call, MISSING) is None
+    assert Guests(seal).welcome(make_guest_call(), KeyRefused("wrong key")) is None
 
 
 def test_a_guest_is_a_keyed_hash_of_its_network_and_may_only_ask_for_inference() -> None:
@@ -59,6 +62,25 @@ def test_a_guest_is_a_keyed_hash_of_its_network_and_may_only_ask_for_inference()
     assert one == same != other
     assert (one.user_id, one.role, one.scopes) == ("", "guest", frozenset({"inference"}))
     assert "2001" not in one.key_id
+
+
+async def test_who_is_turned_away_leaves_nothing_to_the_collector() -> None:
+    rooms: Any = SimpleNamespace(identity=Identity(cast("Any", None), None), guests=Guests(seal))
+    gone: list[weakref.ref[KeyRefused]] = []
+
+    async def ask() -> None:
+        try:
+            await identify_caller(make_guest_call(enabled=False), [], rooms)
+        except KeyRefused as refused:
+            gone.append(weakref.ref(refused))
+
+    gc.collect()
+    gc.disable()
+    try:
+        await ask()
+        assert [refused() for refused in gone] == [None]
+    finally:
+        gc.enable()
 
 
 async def test_three_calls_a_day_from_one_address() -> None:
