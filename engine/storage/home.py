@@ -66,13 +66,13 @@ def open_private(home: Path, path: Path, flags: int) -> int:
         raise
 
 
-def write_private(home: Path, name: str, content: bytes) -> None:
+def write_private(home: Path, name: str, *content: bytes) -> None:
     """Replace a 0600 file of the home in one step."""
     beside = home / f".{name}.{os.getpid()}.{secrets.token_hex(4)}"
     descriptor = open_private(home, beside, os.O_WRONLY | os.O_EXCL)
     try:
         with open(descriptor, "wb") as file:
-            file.write(content)
+            file.writelines(content)
             file.flush()
             os.fsync(descriptor)
         os.replace(beside, home / name)

@@ -79,7 +79,7 @@ class KeyCacheFile:
                 if line[:_HASHED] not in new and (not dropped or _is_current(line, dropped))
             ]
             body = b"\n".join([_FRONT, *[*kept, *new.values()][-MOST_KEYS:], _END])
-            write_private(self._home, CACHE_FILE, b"%b\n%b" % (self._ring.seal(body).encode(), body))
+            write_private(self._home, CACHE_FILE, self._ring.seal(body).encode(), b"\n", body)
         finally:
             os.close(lock)
 
