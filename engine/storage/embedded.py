@@ -35,6 +35,7 @@ from engine.storage.cluster import (
 from engine.storage.home import Holder, HomeLock, open_private, prepare_home
 from engine.storage.interfaces import HomeTaken, StorageRefused
 from engine.storage.postmaster import end_leftovers, remove_stale_pid_files
+from engine.storage.time_slices import lengthen_slices
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ _LOG_BYTES = 4 << 20
 _START_WITHIN_S = 30.0
 _COMMAND_WITHIN_S = 30.0
 _NAME_STAYS_S = 0.2
+_SLICE_S = 0.02
 
 SERVER_SETTINGS = {
     "listen_addresses": "",
@@ -166,9 +168,11 @@ class EmbeddedDatabase:
         descriptor = open_private(self.home, log_file, flags)
         try:
             with fork_quietly():
-                return subprocess.Popen(
+                process = subprocess.Popen(
                     command, stdout=descriptor, stderr=descriptor, **arrange_child(self.data, user)
                 )
+            lengthen_slices(process.pid, _SLICE_S)
+            return process
         finally:
             os.close(descriptor)
 
