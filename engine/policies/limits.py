@@ -35,6 +35,7 @@ class Grant:
 
         After the release it does nothing: the counters may have been put away by then.
         """
+        tokens = max(tokens, 0)
         more = tokens - self._tokens
         if self.released or not more:
             return

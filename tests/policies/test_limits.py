@@ -125,6 +125,13 @@ def test_a_call_that_reserves_more_than_the_number_is_told_that_waiting_does_not
     assert "more than the limit of 1000 tokens per minute for this key can ever hold" in error.message
 
 
+def test_nobody_uses_less_than_nothing() -> None:
+    limiter, limit = Limiter(), Limit(tokens={60: 100})
+    limiter.take(one(limit), 60, 0.0).correct(-50, 1.0)
+    limiter.take(one(limit), 100, 2.0)
+    refusal(limiter, one(limit), 1, 3.0)
+
+
 def test_a_correction_after_the_release_does_nothing() -> None:
     limiter, limit = Limiter(), Limit(tokens={60: 1000})
     grant = limiter.take(one(limit), 600, 1.0)
