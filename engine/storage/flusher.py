@@ -113,6 +113,10 @@ class Flusher:
         until = file.size
         while file.flushed < until:
             chunk = _read_lines(file.path, file.flushed, file.size)
+            if not chunk:
+                log.error("%s was cut short by somebody else: its records are lost", file.path)
+                file.flushed = until
+                break
             records, torn = pick_ended(chunk)
             await self._write(file, records, file.flushed + len(chunk))
             self.torn += torn

@@ -204,6 +204,20 @@ async def test_more_records_than_are_kept_in_memory_come_from_the_file_and_then_
     assert len(await statuses(connection)) == flusher.written == 3 * 701
 
 
+async def test_a_journal_that_somebody_cut_short_stops_nobody(
+    flusher: Flusher, journal: Journal, connection: Connection, caplog: pytest.LogCaptureFixture
+):
+    journal.append_ended(end(begin()))
+    journal.files[-1].recent = None
+    journal.files[-1].path.write_bytes(b"")
+    async with asyncio.timeout(10):
+        await flusher.flush()
+    assert "cut short" in caplog.text
+    journal.append_ended(end(begin()))
+    await flusher.flush()
+    assert len(await statuses(connection)) == 1
+
+
 async def test_what_ends_while_others_are_written_is_written_next(
     flusher: Flusher, journal: Journal, connection: Connection
 ):
