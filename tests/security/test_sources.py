@@ -55,6 +55,10 @@ REVIEWED_COMPARISONS = {
     ): "of a file",
     ("engine/config/reload.py", "hash_bytes(content) != sha256"): "of a file",
     ("engine/storage/audit.py", "seal == expected"): "the last seal, which its reader has noted and compares",
+    (
+        "engine/storage/key_cache.py",
+        "line[:_HASHED] not in new",
+    ): "rows of the own file and of the database, by their hashes: nothing that a caller sent",
     ("engine/storage/outbox.py", "template in WITH_SECRETS"): "names of templates",
     ("engine/wire/expressions.py", "_find_root(node) in MAY_HOLD_SECRETS"): "names of variables",
 }
