@@ -177,6 +177,7 @@ class WorkerApp:
             private_state=PrivateState(self._vault),
             guests=self._sharing.guests,
             sign_receipt=self._receipts.sign_call,
+            open_calls=self.open_calls,
         )
         self._watch_gauges()
         self.asgi = self._build_routes(rooms, identity, control)
