@@ -1,6 +1,7 @@
 """Calls that come together walk through the corridor in step."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,11 +21,12 @@ class Few:
 )
 async def test_many_wait_for_each_other_and_few_for_nobody(under_way: int, order: list[str]) -> None:
     rooms: Any = Few(under_way)
+    plain: Any = SimpleNamespace(stream=False)
     seen: list[str] = []
 
     async def call() -> None:
         seen.append("in")
-        await walk_in_step(rooms)
+        await walk_in_step(plain, rooms)
         seen.append("out")
 
     await asyncio.gather(*(call() for _ in range(3)))
